@@ -1,0 +1,153 @@
+"""Every number of a run, as frozen dataclasses whose defaults are the paper's, with presets, TOML and `--set key=value`.
+
+Imports neither torch nor pydantic until text is read, so that the space and the searches stay light.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+__all__ = ["EliminationRound", "Evaluation", "Protocol", "RunConfig", "Schedule", "Search", "Stage"]
+
+Options: TypeAlias = dict[str, bool | int | float | str]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning-rate and momentum schedule: linear warm-up, hold, cosine to zero. Source: method section 2.
+
+    Attributes:
+        warmup: steps of warm-up (W), if at least 1; as a fraction of the run if below 1.
+        hold: steps at the peak after warm-up (H), likewise.
+        momentum_high, momentum_low: momentum goes from high to low during warm-up, stays, returns.
+    """
+
+    warmup: float = 800
+    hold: float = 0
+    momentum_high: float = 0.95
+    momentum_low: float = 0.85
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a rule is measured: learning-rate trials with early stopping, then a full run. Source: method section 4.
+
+    Attributes:
+        learning_rates: the grid, each tried for `trial_steps`.
+        first_learning_rates: tried first; if none reaches `first_floor`, the rule is dropped.
+        trial_steps: length of a trial.
+        full_steps: length of the full run at the best learning rate.
+        trial_schedule: "cut": a trial is the first steps of the full run's schedule and decays (the authors': wholly inside warm-up);
+            "compressed": schedule and decays are compressed into the trial.
+        epoch_steps: steps per epoch of the curve: scores are taken and floors are looked at once an epoch.
+        trial_epoch_steps: the same within a trial.
+        first_floor, floor: training scores below which a rule is dropped, in a trial and in the full run. None: the task's own floors.
+        trial_floor_epoch, floor_epoch: the epoch (from 1) after which a run below its floor is stopped.
+        judge: "best" (maximum over epochs, as in the paper) or "last".
+        schedule: learning rate and momentum over the steps of a run.
+        max_loss_ratio: a run is diverged once its loss exceeds this multiple of its first loss (plus one).
+    """
+
+    learning_rates: tuple[float, ...] = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+    first_learning_rates: tuple[float, ...] = (10.0, 1e-2, 1e-5)
+    trial_steps: int = 800
+    full_steps: int = 8000
+    trial_schedule: str = "cut"
+    epoch_steps: int = 200
+    trial_epoch_steps: int = 200
+    first_floor: float | None = None
+    floor: float | None = None
+    trial_floor_epoch: int = 3
+    floor_epoch: int = 5
+    judge: str = "best"
+    schedule: Schedule = field(default_factory=Schedule)
+    max_loss_ratio: float = 1e4
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where proposals of one stage are measured: options of the run's task, and a protocol."""
+
+    task_options: Options = field(default_factory=dict)
+    protocol: Protocol = field(default_factory=Protocol)
+
+
+@dataclass(frozen=True)
+class Search:
+    """Size of the search. Source: method section 5.
+
+    Attributes:
+        algorithm: a key of `optevolve.search.ALGORITHMS`: "particle" or "random".
+        population: initial random rules, each passing the integrity check.
+        particles: the best of the population, each an independent line.
+        timesteps: generations of each particle.
+        children: measured children per timestep.
+        redraws: how often a child that fails the surrogate is drawn again.
+        elitist: whether a parent better than all of its children stays.
+        lookahead: jobs asked for before the oldest outcome is told. Part of the search, unlike the number of workers, so that any number
+            of workers runs the same search; at least the number of workers keeps all of them busy.
+    """
+
+    algorithm: str = "particle"
+    population: int = 500
+    particles: int = 50
+    timesteps: int = 6
+    children: int = 6
+    redraws: int = 4
+    elitist: bool = False
+    lookahead: int = 32
+
+
+@dataclass(frozen=True)
+class EliminationRound:
+    """One round of elimination: the survivors are measured anew and `keep` of them stay. Source: method section 6.
+
+    Attributes:
+        keep: survivors after the round.
+        task: task name; empty for the run's own task.
+        task_options: options of that task.
+        protocol: learning-rate trials and full run of the round.
+    """
+
+    keep: int
+    task: str = ""
+    task_options: Options = field(default_factory=dict)
+    protocol: Protocol = field(default_factory=Protocol)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The final evaluation beside the baselines, on the test split. Source: method section 6.
+
+    Attributes:
+        tasks: task specs; empty for the run's own task with `task_options`.
+        task_options: options of the run's own task.
+        baselines: names of rules of the zoo that get the same learning-rate trials.
+        seeds: paired seeds per contestant.
+        protocol: the trials (on the validation split) and the full runs (on the test split).
+    """
+
+    tasks: tuple[str, ...] = ()
+    task_options: Options = field(default_factory=dict)
+    baselines: tuple[str, ...] = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
+    seeds: int = 5
+    protocol: Protocol = field(default_factory=lambda: Protocol(judge="last"))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run. `task` is a name of `optevolve tasks`, or one's own as `module:Name`; `data` a folder of data sets, empty
+    for `OPTEVOLVE_DATA` or the Hub."""
+
+    task: str = "cifar10-convnet"
+    data: str = ""
+    seed: int = 0
+    grammar: str = "paper"
+    initial: Stage = field(default_factory=lambda: Stage({"width": 32}))
+    evolution: Stage = field(
+        default_factory=lambda: Stage({"width": 48, "augment": True}, Protocol(full_steps=16000, epoch_steps=400))
+    )
+    search: Search = field(default_factory=Search)
+    elimination: tuple[EliminationRound, ...] = ()
+    evaluation: Evaluation = field(default_factory=Evaluation)
