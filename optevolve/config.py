@@ -145,9 +145,7 @@ class RunConfig:
     seed: int = 0
     grammar: str = "paper"
     initial: Stage = field(default_factory=lambda: Stage({"width": 32}))
-    evolution: Stage = field(
-        default_factory=lambda: Stage({"width": 48, "augment": True}, Protocol(full_steps=16000, epoch_steps=400))
-    )
+    evolution: Stage = field(default_factory=lambda: Stage({"width": 48, "augment": True}, Protocol(full_steps=16000, epoch_steps=400)))
     search: Search = field(default_factory=Search)
     elimination: tuple[EliminationRound, ...] = ()
     evaluation: Evaluation = field(default_factory=Evaluation)

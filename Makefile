@@ -1,0 +1,56 @@
+# 'make demo' and 'make test' need Python 3.11 or newer and nothing else: they make .venv when it is missing or out of date.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := runs/demo
+# One worker per core with one thread each is how searches run, and how tests run fastest.
+THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+.PHONY: help demo test lint format types pytest bench install clean
+
+help:
+	@echo "make demo    a whole search on 8x8 digits, its report and an optimizer in a file (at most 4 minutes after installing)"
+	@echo "make test    lint, types and tests (at most 10 minutes after installing)"
+	@echo "make lint | format | types | pytest | bench | install | clean"
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "optevolve needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)."; \
+		echo "Name another: make $(or $(MAKECMDGOALS),demo) PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+		echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu it needs the package python3-venv."; exit 1; }
+	@echo "Installing into $(VENV) (once; PyTorch is the large part)"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,data]'
+	@touch $(READY)
+
+# A finished run is not repeated, an interrupted one goes on: 'optevolve search' sees to both.
+demo: $(READY)
+	@$(BIN)/optevolve search --task digits --preset quick --out $(DEMO)
+	@$(BIN)/optevolve top $(DEMO)
+	@$(BIN)/optevolve show $(DEMO)
+
+test: $(READY) lint types pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+pytest: $(READY)
+	$(THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,50 @@
+"""Evolves neural-network optimizers: update equation, decay functions and learning-rate schedule together.
+
+The method (arXiv 2404.06679), stage by stage, and where each lives:
+
+1. `optevolve.space`: what an update rule is. Random rules, mutation, notations.
+2. `optevolve.integrity`: a rule must descend a shifted sphere before it is trained at all.
+3. `optevolve.compile`: a rule becomes a `torch.optim.Optimizer`, or one file that needs only torch.
+4. `optevolve.tasks`, `optevolve.training`: what is trained, and the one training loop.
+5. `optevolve.surrogate`: learning-rate trials, early stopping and a full run give a rule its fitness.
+6. `optevolve.search`: particles of mutating rules, and random search beside them.
+7. `optevolve.eliminate`: the best rules are measured anew with rising budgets.
+8. `optevolve.evaluate`: what is left meets tuned baselines on test data that no earlier stage has seen.
+9. `optevolve.run`, `optevolve.report`: workers, the study's store, and the report.
+10. `optevolve.pipeline`: all of it; `optevolve.cli`: the same from a terminal.
+
+Names below are loaded on first use, so that `import optevolve` and the space load neither torch nor the database.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optevolve.config import RunConfig
+    from optevolve.errors import OptevolveError
+
+__version__ = "0.1.0"
+
+__all__ = ["OptevolveError", "RunConfig", "__version__"]
+
+# Public name → the module that defines it; a module's own name stands for the module itself.
+_HOMES = {
+    "OptevolveError": "optevolve.errors",
+    "RunConfig": "optevolve.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'optevolve' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Public names, loaded or not."""
+    return sorted({*globals(), *_HOMES})
