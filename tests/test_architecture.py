@@ -51,17 +51,6 @@ CONFINED = {
 }
 FREE_OF_TORCH = ["errors.py", "config.py", "records.py", "config_text.py", "progress.py", "integrity.py", "space/", "search/", "zoo/"]
 FREE_OF_TORCH += ["report/"]
-    "errors.py",
-    "config.py",
-    "records.py",
-    "config_text.py",
-    "progress.py",
-    "integrity.py",
-    "space/",
-    "search/",
-    "zoo/",
-    "report/",
-]
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
