@@ -1,16 +1,26 @@
-"""Every number of a run, as frozen dataclasses whose defaults are the paper's, with presets, TOML and `--set key=value`.
+"""Every number of a run, as frozen dataclasses whose defaults are the paper's.
 
-Imports neither torch nor pydantic until text is read, so that the space and the searches stay light.
+Types carry the ranges. `optevolve.config_text` checks them when text becomes a config; values made in Python are taken as they are. Imports
+neither torch nor pydantic, so that the space and the searches stay light.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-__all__ = ["EliminationRound", "Evaluation", "Protocol", "RunConfig", "Schedule", "Search", "Stage"]
+from annotated_types import Ge, Gt, Interval, Len
+
+__all__ = ["EliminationRound", "Evaluation", "Options", "Protocol", "RunConfig", "Schedule", "Search", "Stage"]
 
 Options: TypeAlias = dict[str, bool | int | float | str]
+Count: TypeAlias = Annotated[int, Ge(1)]
+Natural: TypeAlias = Annotated[int, Ge(0)]
+LearningRate: TypeAlias = Annotated[float, Interval(gt=0, le=1e6)]
+Momentum: TypeAlias = Annotated[float, Interval(ge=0, lt=1)]
+Length: TypeAlias = Annotated[float, Interval(ge=0, le=1e12)]
+
+_NO_OTHER_KEYS: dict[str, Any] = {"extra": "forbid"}
 
 
 @dataclass(frozen=True)
@@ -23,10 +33,12 @@ class Schedule:
         momentum_high, momentum_low: momentum goes from high to low during warm-up, stays, returns.
     """
 
-    warmup: float = 800
-    hold: float = 0
-    momentum_high: float = 0.95
-    momentum_low: float = 0.85
+    __pydantic_config__: ClassVar[dict[str, Any]] = _NO_OTHER_KEYS
+
+    warmup: Length = 800
+    hold: Length = 0
+    momentum_high: Momentum = 0.95
+    momentum_low: Momentum = 0.85
 
 
 @dataclass(frozen=True)
@@ -49,25 +61,29 @@ class Protocol:
         max_loss_ratio: a run is diverged once its loss exceeds this multiple of its first loss (plus one).
     """
 
-    learning_rates: tuple[float, ...] = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-    first_learning_rates: tuple[float, ...] = (10.0, 1e-2, 1e-5)
-    trial_steps: int = 800
-    full_steps: int = 8000
-    trial_schedule: str = "cut"
-    epoch_steps: int = 200
-    trial_epoch_steps: int = 200
+    __pydantic_config__: ClassVar[dict[str, Any]] = _NO_OTHER_KEYS
+
+    learning_rates: Annotated[tuple[LearningRate, ...], Len(1)] = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+    first_learning_rates: Annotated[tuple[LearningRate, ...], Len(1)] = (10.0, 1e-2, 1e-5)
+    trial_steps: Count = 800
+    full_steps: Count = 8000
+    trial_schedule: Literal["cut", "compressed"] = "cut"
+    epoch_steps: Count = 200
+    trial_epoch_steps: Count = 200
     first_floor: float | None = None
     floor: float | None = None
-    trial_floor_epoch: int = 3
-    floor_epoch: int = 5
-    judge: str = "best"
+    trial_floor_epoch: Count = 3
+    floor_epoch: Count = 5
+    judge: Literal["best", "last"] = "best"
     schedule: Schedule = field(default_factory=Schedule)
-    max_loss_ratio: float = 1e4
+    max_loss_ratio: Annotated[float, Gt(1)] = 1e4
 
 
 @dataclass(frozen=True)
 class Stage:
     """Where proposals of one stage are measured: options of the run's task, and a protocol."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _NO_OTHER_KEYS
 
     task_options: Options = field(default_factory=dict)
     protocol: Protocol = field(default_factory=Protocol)
@@ -89,14 +105,16 @@ class Search:
             of workers runs the same search; at least the number of workers keeps all of them busy.
     """
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = _NO_OTHER_KEYS
+
     algorithm: str = "particle"
-    population: int = 500
-    particles: int = 50
-    timesteps: int = 6
-    children: int = 6
-    redraws: int = 4
+    population: Count = 500
+    particles: Count = 50
+    timesteps: Natural = 6
+    children: Count = 6
+    redraws: Natural = 4
     elitist: bool = False
-    lookahead: int = 32
+    lookahead: Count = 32
 
 
 @dataclass(frozen=True)
@@ -110,7 +128,9 @@ class EliminationRound:
         protocol: learning-rate trials and full run of the round.
     """
 
-    keep: int
+    __pydantic_config__: ClassVar[dict[str, Any]] = _NO_OTHER_KEYS
+
+    keep: Count
     task: str = ""
     task_options: Options = field(default_factory=dict)
     protocol: Protocol = field(default_factory=Protocol)
@@ -128,21 +148,36 @@ class Evaluation:
         protocol: the trials (on the validation split) and the full runs (on the test split).
     """
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = _NO_OTHER_KEYS
+
     tasks: tuple[str, ...] = ()
     task_options: Options = field(default_factory=dict)
     baselines: tuple[str, ...] = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
-    seeds: int = 5
+    seeds: Count = 5
     protocol: Protocol = field(default_factory=lambda: Protocol(judge="last"))
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole run. `task` is a name of `optevolve tasks`, or one's own as `module:Name`; `data` a folder of data sets, empty
-    for `OPTEVOLVE_DATA` or the Hub."""
+    """A whole run.
+
+    Attributes:
+        task: a name of `optevolve tasks`, or one's own as `module:Name`.
+        data: a folder of data sets; empty for the environment variable `OPTEVOLVE_DATA` or the Hub.
+        seed: seed of everything random in the run.
+        grammar: the space that rules are drawn from.
+        initial: how the initial population is measured.
+        evolution: how particles and their children are measured.
+        search: size of the search.
+        elimination: rounds in which the best rules of the whole search are narrowed, in order.
+        evaluation: the final evaluation beside the baselines.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _NO_OTHER_KEYS
 
     task: str = "cifar10-convnet"
     data: str = ""
-    seed: int = 0
+    seed: Natural = 0
     grammar: str = "paper"
     initial: Stage = field(default_factory=lambda: Stage({"width": 32}))
     evolution: Stage = field(default_factory=lambda: Stage({"width": 48, "augment": True}, Protocol(full_steps=16000, epoch_steps=400)))
