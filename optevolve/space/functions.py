@@ -1,0 +1,56 @@
+"""Formulas of the operator table as numpy functions, compiled once per row.
+
+The formulas are the package's own text, never a user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from optevolve.space.operators import EPS, LEAVES, Operator
+
+__all__ = ["NUMPY", "TIME_NAMES", "Function", "compile_formula", "leaf_function", "operator_function"]
+
+TIME_NAMES = ("t", "T", "r", "c", "b")
+
+Function = Callable[..., Any]
+
+
+def _norm(x: Any) -> Any:
+    """L2 norm over the last axis: a row of a stack of parameter vectors is one tensor."""
+    return np.sqrt(np.sum(x * x, axis=-1, keepdims=True))
+
+
+NUMPY: dict[str, Any] = {
+    "abs": np.abs, "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "sign": np.sign, "tanh": np.tanh, "arctan": np.arctan,
+    "arcsinh": np.arcsinh, "erf": special.erf, "erfc": special.erfc, "bessel_i1e": special.i1e, "sigmoid": special.expit,
+    "maximum": np.maximum, "minimum": np.minimum, "power": np.power, "where": np.where, "norm": _norm, "cos": np.cos,
+    "EPS": EPS,
+}  # fmt: skip
+
+
+def compile_formula(formula: str, arguments: tuple[str, ...]) -> Function:
+    """A formula of the tables as a function of the given arguments."""
+    function: Function = eval(f"lambda {', '.join(arguments)}: {formula}", dict(NUMPY))
+    return function
+
+
+@lru_cache(maxsize=None)
+def operator_function(row: Operator) -> Function:
+    """The row's formula as a function of (x, [y], parameters…, [old, new], [correction], [draw])."""
+    names = (*"xy"[: row.arity], *(p.name for p in row.params))
+    names += ("old", "new") if row.state else ()
+    names += ("correction",) if row.correction else ()
+    names += ("draw",) if row.random else ()
+    return compile_formula(row.formula, names)
+
+
+@lru_cache(maxsize=None)
+def leaf_function(name: str) -> Function:
+    """A base decay's formula as a function of `TIME_NAMES`."""
+    return compile_formula(LEAVES[name].formula, TIME_NAMES)
