@@ -1,0 +1,173 @@
+"""Checks a config table: names, types and ranges, and what numbers owe each other. Every mistake is one sentence about one dotted key."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+from optevolve.config import EliminationRound, RunConfig
+from optevolve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+    from pydantic_core import ErrorDetails
+
+__all__ = ["NONE", "hints_of", "nearest", "shown", "unknown_key", "validated"]
+
+NONE = "none"  # TOML has no null
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[RunConfig]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(RunConfig)
+
+
+def validated(table: dict[str, Any], source: str) -> RunConfig:
+    """The config that a complete table describes; `source` names the text in messages.
+
+    Raises:
+        ConfigError: about the first mistake.
+    """
+    from pydantic import ValidationError
+
+    try:
+        # By way of JSON, since pydantic's strict mode takes lists for tuples and tables for dataclasses only there.
+        config = _adapter().validate_json(json.dumps(_without_none(table, RunConfig), default=str), strict=True)
+    except ValidationError as error:
+        raise ConfigError(_explain(error.errors()[0], source)) from error
+    _check(config, source)
+    return config
+
+
+def _without_none(value: Any, owner: Any) -> Any:
+    """Reads the string "none" as None where None is allowed."""
+    if isinstance(owner, type) and dataclasses.is_dataclass(owner) and isinstance(value, dict):
+        hints = hints_of(owner)
+        return {key: _without_none(item, hints.get(key)) for key, item in value.items()}
+    if get_origin(owner) is tuple and isinstance(value, list):
+        return [_without_none(item, get_args(owner)[0]) for item in value]
+    return None if value == NONE and type(None) in get_args(owner) else value
+
+
+@functools.cache
+def hints_of(owner: type) -> dict[str, Any]:
+    """Field → type of a dataclass, resolved."""
+    return get_type_hints(owner)
+
+
+def _check(config: RunConfig, source: str) -> None:
+    """What types cannot say: names that must be known, and numbers that depend on each other."""
+    from optevolve.search import ALGORITHMS
+    from optevolve.space import GRAMMARS
+    from optevolve.zoo import ZOO
+
+    for key, value, known in [
+        ("search.algorithm", config.search.algorithm, ALGORITHMS),
+        ("grammar", config.grammar, GRAMMARS),
+        *((f"evaluation.baselines.{i}", name, ZOO) for i, name in enumerate(config.evaluation.baselines)),
+    ]:
+        if value not in known:
+            expected = f"one of {', '.join(known)}" if len(known) <= 10 else "a rule of 'optevolve zoo'"
+            raise ConfigError(f"{source}: {key}: expected {expected}, got {value!r}.{nearest(value, known)}")
+    if config.search.particles > config.search.population:
+        raise ConfigError(
+            f"{source}: search.particles: expected at most search.population ({config.search.population}), "
+            f"since the best of the population become the particles, got {config.search.particles}."
+        )
+    protocols = {"initial": config.initial.protocol, "evolution": config.evolution.protocol, "evaluation": config.evaluation.protocol}
+    protocols |= {f"elimination.{i}": r.protocol for i, r in enumerate(config.elimination)}
+    for stage, protocol in protocols.items():
+        for inner, outer in [("trial_epoch_steps", "trial_steps"), ("epoch_steps", "full_steps")]:
+            if getattr(protocol, inner) > getattr(protocol, outer):
+                raise ConfigError(
+                    f"{source}: {stage}.protocol.{inner}: expected at most {outer} ({getattr(protocol, outer)}), "
+                    f"so that a score is taken at least once, got {getattr(protocol, inner)}."
+                )
+    for i, (before, after) in enumerate(zip(config.elimination, config.elimination[1:], strict=False), start=1):
+        if after.keep > before.keep:
+            raise ConfigError(
+                f"{source}: elimination.{i}.keep: expected at most {before.keep}, what the round before it keeps, got {after.keep}."
+            )
+
+
+_BOUNDS = {"greater_than_equal": "at least", "greater_than": "more than", "less_than_equal": "at most", "less_than": "less than"}
+_EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "string": "text",
+    "bool": "true or false",
+    "tuple": 'a list, such as ["adam", "sgd"] or [0.1, 0.01]',
+    "dict": "a table",
+    "dataclass": "a table",
+    "dataclass_exact": "a table",
+}
+
+
+def _explain(error: ErrorDetails, source: str) -> str:
+    """One sentence or two from pydantic's first finding."""
+    kind, context = error["type"], error.get("ctx", {})
+    union = {"bool", "int", "float", "str"}  # the alternatives of an option's value, which pydantic adds to the path
+    location = [str(part) for part in error["loc"]]
+    if len(location) > 1 and location[-1] in union:
+        location.pop()
+        return f"{source}: {'.'.join(location)}: expected true, false, a number or text, got {shown(error['input'])}."
+    key = ".".join(location)
+    if kind == "unexpected_keyword_argument":
+        return unknown_key(source, key)
+    if kind == "missing":
+        return f"{source}: {key}: expected a value, got none."
+    if kind == "literal_error":
+        expected = f"one of {context['expected']}"
+    elif kind == "too_short":
+        expected = f"at least {context['min_length']} value"
+    elif bounds := {
+        "greater_than_equal": "at least",
+        "greater_than": "more than",
+        "less_than_equal": "at most",
+        "less_than": "less than",
+    }.get(kind):
+        limit = next(value for name, value in context.items() if name in {"ge", "gt", "le", "lt"})
+        expected = f"a number that is {bounds} {limit}"
+    else:
+        expected = _EXPECTED.get(re.sub(r"_(type|parsing|from_float|exact_type)$", "", kind), error["msg"])
+    return f"{source}: {key}: expected {expected}, got {shown(error['input'])}."
+
+
+def unknown_key(source: str, key: str) -> str:
+    """The message about a dotted key that no field has."""
+    known = [name for name, _ in _known_keys(RunConfig)]
+    general = re.sub(r"\.\d+(?=\.|$)", ".0", key)
+    last = general.rsplit(".", 1)[-1]
+    namesakes = [name for name in known if name.rsplit(".", 1)[-1] == last]
+    near = difflib.get_close_matches(general, namesakes or known, n=1, cutoff=0.0 if namesakes else 0.6)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"{source}: unknown key '{key}'.{hint} 'optevolve config' shows every key."
+
+
+def _known_keys(owner: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(owner):
+        hint = hints_of(owner)[field.name]
+        yield prefix + field.name, hint
+        if dataclasses.is_dataclass(hint):
+            yield from _known_keys(hint, f"{prefix}{field.name}.")
+        elif get_origin(hint) is tuple and get_args(hint)[0] is EliminationRound:
+            yield from _known_keys(EliminationRound, f"{prefix}{field.name}.0.")
+
+
+def nearest(name: str, known: Mapping[str, Any]) -> str:
+    """A question to append to a message if a known name is near, else nothing."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def shown(value: Any) -> str:
+    """A found value, shortened for a message."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else text[:77] + "…"

@@ -1,0 +1,272 @@
+"""Config as text: TOML files, presets and `--set key=value` to `RunConfig`, and back.
+
+A config is text on top of a preset: tables are merged key by key, everything else (lists, rounds of elimination, options of a task) is
+replaced as a whole. Every mistake becomes one `ConfigError` that names the dotted key, what was expected, what was found and the nearest
+known key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from optevolve.config import RunConfig
+from optevolve.config_check import NONE, hints_of, nearest, shown, unknown_key, validated
+from optevolve.errors import ConfigError
+
+__all__ = [
+    "DEFAULT_PRESET",
+    "PRESETS",
+    "apply_settings",
+    "assemble",
+    "difference",
+    "from_toml",
+    "load_config",
+    "preset",
+    "to_toml",
+    "with_task",
+]
+
+Table = dict[str, Any]
+
+# Name → what it is for, in one line. The numbers are in optevolve/presets/NAME.toml.
+PRESETS = {
+    "quick": "the demo: 8×8 digits, at most four minutes on two cores",
+    "small": "CIFAR-10 with narrow models, about an hour on two cores",
+    "paper": "the paper's numbers: a GPU cluster for days",
+}
+DEFAULT_PRESET = "small"
+
+
+def preset(name: str) -> RunConfig:
+    """The config of a preset.
+
+    Raises:
+        ConfigError: if there is no such preset.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"Unknown preset {name!r}: expected one of {', '.join(PRESETS)}.{nearest(name, PRESETS)}")
+    text = resources.files("optevolve").joinpath("presets", f"{name}.toml").read_text(encoding="utf-8")
+    return from_toml(text, base=RunConfig(), source=f"preset {name}")
+
+
+def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
+    """The config in a TOML file.
+
+    Args:
+        path: the file. Keys that it leaves out come from the preset that it names by `preset = "…"`, else from `base`.
+        base: what to start from; by default the preset "small".
+    Raises:
+        ConfigError: if the file cannot be read, is no TOML, or says something unknown or out of range.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(
+            f"Cannot read the config file '{path}': {reason}. Expected a TOML file; "
+            "write one with: optevolve config --preset small > my_run.toml"
+        ) from error
+    return from_toml(text, base=base, source=str(path))
+
+
+def from_toml(text: str, base: RunConfig | None = None, source: str = "config") -> RunConfig:
+    """The config in TOML text; see `load_config`. `source` names the text in messages."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is no TOML: {error}. Expected lines such as 'seed = 0' under tables such as '[search]'.") from error
+    named = table.pop("preset", None)
+    if named is not None:
+        if not isinstance(named, str):
+            raise ConfigError(f"{source}: preset: expected the name of a preset ({', '.join(PRESETS)}), got {shown(named)}.")
+        base = preset(named)
+    elif base is None:
+        base = preset(DEFAULT_PRESET)
+    if isinstance(table.get("task"), str):
+        base = with_task(base, table["task"])
+    return validated(_merge(_plain(base), table), source)
+
+
+def apply_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
+    """A config with single values replaced.
+
+    Args:
+        config: what to start from.
+        settings: "dotted.key=value" each, such as "search.particles=3" or "elimination.0.keep=5". Values are TOML values; what is none is
+            taken as a string.
+    Raises:
+        ConfigError: if a key is unknown or a value is out of range.
+    """
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise ConfigError(f"--set {setting}: expected key=value, such as search.particles=3.")
+        value = _value(text.strip())
+        if key == "task" and isinstance(value, str):
+            config = with_task(config, value)
+        table = _plain(config)
+        _put(table, key.split("."), value, key)
+        config = validated(table, "--set")
+    return config
+
+
+def with_task(config: RunConfig, task: str) -> RunConfig:
+    """The config with another task. Options that belong to the task it had are dropped unless the task's name stays the same."""
+    if _name(task) == _name(config.task):
+        return dataclasses.replace(config, task=task)
+    return dataclasses.replace(
+        config,
+        task=task,
+        initial=dataclasses.replace(config.initial, task_options={}),
+        evolution=dataclasses.replace(config.evolution, task_options={}),
+        elimination=tuple(r if r.task else dataclasses.replace(r, task_options={}) for r in config.elimination),
+        evaluation=dataclasses.replace(config.evaluation, task_options={}),
+    )
+
+
+def assemble(
+    path: str | Path | None = None,
+    *,
+    preset_name: str | None = None,
+    task: str | None = None,
+    seed: int | None = None,
+    data: str | Path | None = None,
+    settings: Sequence[str] = (),
+) -> RunConfig:
+    """The config of a run from all that can say something about it, the later the stronger: preset, file, task, seed and data, settings.
+
+    Raises:
+        ConfigError: if any of it is unknown or out of range.
+    """
+    config = preset(preset_name or DEFAULT_PRESET)
+    if path is not None:
+        config = load_config(path, base=config)
+    if task is not None:
+        config = with_task(config, task)
+    if seed is not None:
+        config = dataclasses.replace(config, seed=seed)
+    if data is not None:
+        config = dataclasses.replace(config, data=str(data))
+    return apply_settings(validated(_plain(config), "config"), settings)
+
+
+def to_toml(config: RunConfig) -> str:
+    """Complete TOML text of a config, each value explained at its first appearance. `from_toml` gives the same config back."""
+    import tomli_w
+
+    lines: list[str] = []
+    explained: set[str] = set()
+    owner: type | None = RunConfig
+    for line in tomli_w.dumps(_plain(config)).split("\n"):
+        if header := re.fullmatch(r"\[+([\w.]+)\]+", line):
+            owner = _class_at(header[1].split("."))
+        elif owner and (key := re.match(r"(\w+) = ", line)) and f"{owner.__name__}.{key[1]}" not in explained:
+            explained.add(f"{owner.__name__}.{key[1]}")
+            lines += [f"# {text}" for text in _explanations(owner).get(key[1], [])]
+        lines.append(line)
+    return '# Every number of a run. Values left out come from the preset named by: preset = "small"\n\n' + "\n".join(lines).strip() + "\n"
+
+
+def difference(a: RunConfig, b: RunConfig) -> list[tuple[str, Any, Any]]:
+    """Where two configs differ: (dotted key, value in a, value in b), in the order of the fields; None where one has no such key."""
+    left, right = dict(_leaves(_plain(a))), dict(_leaves(_plain(b)))
+    return [(key, left.get(key), right.get(key)) for key in {**left, **right} if left.get(key) != right.get(key)]
+
+
+def _plain(value: Any) -> Any:
+    """A config as dicts, lists and TOML's scalars."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return NONE if value is None else value
+
+
+def _merge(base: Table, table: Mapping[str, Any]) -> Table:
+    merged = dict(base)
+    for key, value in table.items():
+        both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both_tables and key != "task_options" else value
+    return merged
+
+
+def _value(text: str) -> Any:
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return table["value"] if table.keys() == {"value"} else text
+
+
+def _put(table: Any, path: Sequence[str], value: Any, key: str) -> None:
+    """Sets the value at a path of keys and list positions. A wrong last key is left to validation, which knows what is near."""
+    *parents, last = path
+    for parent in parents:
+        if isinstance(table, list):
+            table = table[_position(table, parent, key)]
+        elif isinstance(table, dict) and isinstance(table.get(parent), dict | list):
+            table = table[parent]
+        else:
+            raise ConfigError(unknown_key("--set", key))
+    if isinstance(table, list):
+        table[_position(table, last, key)] = value
+    elif isinstance(table, dict):
+        table[last] = value
+
+
+def _position(items: list[Any], text: str, key: str) -> int:
+    if not text.isdecimal() or int(text) >= len(items):
+        raise ConfigError(f"--set {key}: expected a position below {len(items)}, the length of the list, instead of {text!r}.")
+    return int(text)
+
+
+def _name(task: str) -> str:
+    return re.split(r"[@+]", task, maxsplit=1)[0]
+
+
+def _class_at(path: Sequence[str]) -> type | None:
+    """The dataclass whose fields stand under a TOML header; None for the options of a task."""
+    hint: Any = RunConfig
+    for name in path:
+        hint = hints_of(hint)[name] if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
+        if get_origin(hint) is tuple:
+            hint = get_args(hint)[0]
+    return hint if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
+
+
+@functools.cache
+def _explanations(owner: type) -> dict[str, list[str]]:
+    """Field → lines about it, from the section "Attributes" of the class's docstring."""
+    _, _, section = (inspect.getdoc(owner) or "").partition("Attributes:\n")
+    found: dict[str, list[str]] = {}
+    current: list[str] = []
+    for line in inspect.cleandoc(section).splitlines():
+        if start := re.match(r"([\w, ]+): (.*)", line):
+            current = [start[2]]
+            names = start[1].split(", ")
+            found[names[0]] = current
+        elif line.strip():
+            current.append(line.strip())
+    return found
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _leaves(item, f"{prefix}.{key}" if prefix else key)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for i, item in enumerate(value):
+            yield from _leaves(item, f"{prefix}.{i}")
+    else:
+        yield prefix, value

@@ -1,0 +1,281 @@
+"""Config as text: what is written is read back, presets are sound, and every mistake is one clear sentence."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optevolve.config import EliminationRound, Evaluation, Protocol, RunConfig, Schedule, Search, Stage
+from optevolve.config_text import (
+    PRESETS,
+    apply_settings,
+    assemble,
+    difference,
+    from_toml,
+    load_config,
+    preset,
+    to_toml,
+    with_task,
+)
+from optevolve.errors import ConfigError
+
+counts = st.integers(1, 10**6)
+rates = st.lists(st.floats(1e-30, 1e6), min_size=1, max_size=4).map(tuple)
+texts = st.text(st.characters(codec="utf-8"), max_size=12)
+options = st.dictionaries(
+    texts.filter(bool),
+    st.booleans() | st.integers(-(2**62), 2**62) | st.floats(allow_nan=False) | texts.filter(lambda t: t != "none"),
+    max_size=3,
+)
+schedules = st.builds(
+    Schedule,
+    warmup=st.floats(0, 1e12),
+    hold=st.floats(0, 1e12),
+    momentum_high=st.floats(0, 0.999),
+    momentum_low=st.floats(0, 0.999),
+)
+protocols = st.builds(
+    Protocol,
+    learning_rates=rates,
+    first_learning_rates=rates,
+    trial_steps=st.integers(100, 10**6),
+    full_steps=st.integers(100, 10**6),
+    trial_schedule=st.sampled_from(["cut", "compressed"]),
+    epoch_steps=st.integers(1, 100),
+    trial_epoch_steps=st.integers(1, 100),
+    first_floor=st.none() | st.floats(-1e3, 1e3),
+    floor=st.none() | st.floats(allow_nan=False),
+    trial_floor_epoch=counts,
+    floor_epoch=counts,
+    judge=st.sampled_from(["best", "last"]),
+    schedule=schedules,
+    max_loss_ratio=st.floats(1.1, 1e30),
+)
+stages = st.builds(Stage, task_options=options, protocol=protocols)
+tasks = texts.filter(bool)
+configs = st.builds(
+    RunConfig,
+    task=tasks,
+    data=texts,
+    seed=st.integers(0, 2**62),
+    grammar=st.just("paper"),
+    initial=stages,
+    evolution=stages,
+    search=st.builds(
+        Search,
+        algorithm=st.sampled_from(["particle", "random"]),
+        population=st.integers(100, 1000),
+        particles=st.integers(1, 100),
+        timesteps=st.integers(0, 100),
+        children=counts,
+        redraws=st.integers(0, 9),
+        elitist=st.booleans(),
+        lookahead=counts,
+    ),
+    elimination=st.lists(
+        st.builds(EliminationRound, keep=st.just(7), task=texts, task_options=options, protocol=protocols), max_size=2
+    ).map(tuple),
+    evaluation=st.builds(
+        Evaluation,
+        tasks=st.lists(texts, max_size=2).map(tuple),
+        task_options=options,
+        baselines=st.sampled_from([("adam",), ("sgd", "adam"), ()]),
+        seeds=counts,
+        protocol=protocols,
+    ),
+)
+
+
+@settings(max_examples=30)
+@given(configs)
+def test_text_gives_the_same_config_back(config: RunConfig) -> None:
+    assert from_toml(to_toml(config)) == config
+
+
+@settings(max_examples=30)
+@given(configs)
+def test_text_is_complete(config: RunConfig) -> None:
+    """What a run stores says everything, whatever the defaults become."""
+    assert from_toml(to_toml(config), base=preset("quick")) == from_toml(to_toml(config), base=preset("paper"))
+
+
+@settings(max_examples=30)
+@given(configs, configs)
+def test_difference_is_empty_for_equal_configs_alone(a: RunConfig, b: RunConfig) -> None:
+    assert difference(a, a) == []
+    assert bool(difference(a, b)) == (a != b)
+
+
+def test_difference_names_key_and_both_values() -> None:
+    a = preset("small")
+    b = apply_settings(a, ["search.particles=3", "elimination.0.keep=2", "initial.task_options.width=9"])
+    assert difference(a, b) == [
+        ("initial.task_options.width", a.initial.task_options["width"], 9),
+        ("search.particles", a.search.particles, 3),
+        ("elimination.0.keep", a.elimination[0].keep, 2),
+    ]
+
+
+def test_text_explains_each_value() -> None:
+    text = to_toml(preset("small"))
+    assert "# seed of everything random in the run.\nseed = 0\n" in text
+    assert '# "best" (maximum over epochs, as in the paper) or "last".\njudge = "best"\n' in text
+    assert text.count("# seed of everything random") == 1
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_sound(name: str) -> None:
+    config = preset(name)
+    assert config.elimination
+    assert config.evaluation.protocol.judge == "last"
+    assert from_toml(f'preset = "{name}"') == config == assemble(preset_name=name)
+
+
+def test_preset_paper_has_the_papers_numbers() -> None:
+    config = preset("paper")
+    assert dataclasses.replace(config, elimination=(), evaluation=RunConfig().evaluation) == RunConfig()
+    assert config.search == Search(population=500, particles=50, timesteps=6, children=6, redraws=4)
+    assert [r.keep for r in config.elimination] == [50, 25, 10]
+
+
+def test_preset_small_measures_enough() -> None:
+    search = preset("small").search
+    assert search.particles >= 6
+    assert search.timesteps >= 2
+    assert search.population + search.particles * (1 + search.timesteps * search.children) >= 40
+
+
+def test_file_goes_on_top_of_the_preset_that_it_names(tmp_path: Path) -> None:
+    file = tmp_path / "my_run.toml"
+    file.write_text('preset = "quick"\nseed = 3\n[search]\nparticles = 2\n[evolution.protocol]\nfull_steps = 77\n', encoding="utf-8")
+    quick, config = preset("quick"), load_config(file)
+    assert [key for key, _, _ in difference(quick, config)] == ["seed", "evolution.protocol.full_steps", "search.particles"]
+
+
+def test_later_sources_are_stronger(tmp_path: Path) -> None:
+    file = tmp_path / "my_run.toml"
+    file.write_text('seed = 3\ndata = "a"\n[search]\nparticles = 2\n', encoding="utf-8")
+    config = assemble(file, preset_name="quick", seed=4, data=tmp_path, settings=["search.particles=1"])
+    assert (config.task, config.seed, config.data, config.search.particles) == ("digits", 4, str(tmp_path), 1)
+    assert config.search.population == preset("quick").search.population
+
+
+def test_options_leave_with_their_task() -> None:
+    config = assemble(preset_name="small", task="my_tasks:Moons")
+    assert config.initial.task_options == config.evolution.task_options == config.evaluation.task_options == {}
+    assert all(r.task_options == {} for r in config.elimination)
+    assert assemble(preset_name="small", task="cifar10-convnet@width=4").initial.task_options == preset("small").initial.task_options
+    assert apply_settings(preset("small"), ["task=digits"]).initial.task_options == {}
+    assert from_toml('preset = "small"\ntask = "digits"').evaluation.task_options == {}
+
+
+def test_options_of_a_round_with_its_own_task_stay() -> None:
+    own = EliminationRound(keep=2, task="cifar10-convnet", task_options={"width": 3})
+    assert with_task(dataclasses.replace(preset("small"), elimination=(own,)), "digits").elimination == (own,)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("search.elitist=true", True),
+        ("evolution.protocol.floor=0.4", 0.4),
+        ("evolution.protocol.floor=none", None),
+        ("evolution.protocol.learning_rates=[1, 0.1]", (1.0, 0.1)),
+        ('evaluation.baselines=["adam"]', ("adam",)),
+        ("task=my_tasks:Moons@size=3", "my_tasks:Moons@size=3"),
+        ("data=a=b", "a=b"),
+        ("data='7'", "7"),
+        ("elimination.0.keep=2", 2),
+        ("evaluation.task_options.width=5", 5),
+    ],
+)
+def test_settings(setting: str, expected: Any) -> None:
+    value: Any = apply_settings(preset("small"), [setting])
+    for name in setting.split("=")[0].split("."):
+        value = value[int(name)] if name.isdecimal() else value[name] if isinstance(value, dict) else getattr(value, name)
+    assert value == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("search.particels=3", "--set: unknown key 'search.particels'. Did you mean 'search.particles'?"),
+        ("particles=3", "--set: unknown key 'particles'. Did you mean 'search.particles'?"),
+        ("search.particles.few=3", "--set: unknown key 'search.particles.few'."),
+        ("elimination.0.keeps=3", "--set: unknown key 'elimination.0.keeps'. Did you mean 'elimination.0.keep'?"),
+        ("elimination.7.keep=3", "--set elimination.7.keep: expected a position below 1"),
+        ("search.particles=0", "--set: search.particles: expected a number that is at least 1, got 0."),
+        ("search.particles=two", '--set: search.particles: expected a whole number, got "two".'),
+        ("search.particles=2.5", "--set: search.particles: expected a whole number, got 2.5."),
+        ("search.particles=true", "--set: search.particles: expected a whole number, got true."),
+        ("search.particles=1979-05-27", "--set: search.particles: expected a whole number"),
+        ("search.elitist=1", "--set: search.elitist: expected true or false, got 1."),
+        ("search.particles=1000", "--set: search.particles: expected at most search.population (24)"),
+        ("search.algorithm=partical", "--set: search.algorithm: expected one of"),
+        ("grammar=papper", "--set: grammar: expected one of"),
+        (
+            'evaluation.baselines=["adan"]',
+            "--set: evaluation.baselines.0: expected a rule of 'optevolve zoo', got 'adan'. Did you mean 'adam'?",
+        ),
+        ("evaluation.baselines=adam", "--set: evaluation.baselines: expected a list"),
+        ("initial.protocol.judge=worst", "--set: initial.protocol.judge: expected one of 'best' or 'last', got \"worst\"."),
+        ("initial.protocol.learning_rates=[]", "--set: initial.protocol.learning_rates: expected at least 1 value"),
+        ("initial.protocol.learning_rates=[0.1, -1]", "--set: initial.protocol.learning_rates.1: expected a number that is more than 0"),
+        ("initial.protocol.learning_rates=[nan]", "--set: initial.protocol.learning_rates.0: expected"),
+        ("initial.protocol.max_loss_ratio=1", "--set: initial.protocol.max_loss_ratio: expected a number that is more than 1"),
+        ("initial.protocol.epoch_steps=100000", "--set: initial.protocol.epoch_steps: expected at most full_steps"),
+        ("initial.task_options.width=[1]", "--set: initial.task_options.width: expected true, false, a number or text, got [1]."),
+        ("initial=3", "--set: initial: expected a table, got 3."),
+        ("seed=-1", "--set: seed: expected a number that is at least 0, got -1."),
+        ("seed", "--set seed: expected key=value"),
+        ("=3", "--set =3: expected key=value"),
+    ],
+)
+def test_mistakes_in_settings(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        apply_settings(preset("small"), [setting])
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed = ", "is no TOML"),
+        ('preset = "smal"', "Unknown preset 'smal': expected one of quick, small, paper. Did you mean 'small'?"),
+        ("preset = 3", "preset: expected the name of a preset"),
+        ("[serch]\nparticles = 3", "unknown key 'serch'. Did you mean 'search'?"),
+        ("[[elimination]]\nprotocol = {}", "elimination.0.keep: expected a value, got none."),
+        ("elimination = 3", "elimination: expected a list"),
+        ("seed = 123456789012345678901234567890.0", "seed: expected a whole number"),
+        ("seed = " + '"' + "x" * 1000 + '"', "…"),
+        ("[[elimination]]\nkeep = 2\n[[elimination]]\nkeep = 5", "elimination.1.keep: expected at most 2"),
+    ],
+)
+def test_mistakes_in_files(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    assert message in str(caught.value)
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Cannot read the config file '.*none\.toml': No such file"):
+        load_config(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load_config(tmp_path)
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_config(tmp_path / "bytes.toml")
+
+
+@settings(max_examples=50)
+@given(st.text(max_size=40), st.text(max_size=20))
+def test_any_setting_is_taken_or_refused(key: str, value: str) -> None:
+    """Nothing but a ConfigError comes out, whatever goes in; keys of random letters are never taken."""
+    with pytest.raises(ConfigError):
+        apply_settings(preset("quick"), [f"{key}={value}"])
