@@ -1,0 +1,11 @@
+"""What is trained. `base` says what a task is, `registry` finds one by its spec, `check` tries one out.
+
+`vision` and `synthetic` are the built-in tasks, `classification` what most of them share; `data` finds, decodes and caches images,
+`augment` transforms them in batches.
+"""
+
+from optevolve.tasks.base import Batch, Task
+from optevolve.tasks.check import TaskCheck, check_task
+from optevolve.tasks.registry import TASKS, load, spec_of
+
+__all__ = ["TASKS", "Batch", "Task", "TaskCheck", "check_task", "load", "spec_of"]

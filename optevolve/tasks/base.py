@@ -1,0 +1,65 @@
+"""What a task is: a model, batches, a loss and a score."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from optevolve.records import Split
+
+__all__ = ["Batch", "Task"]
+
+
+class Batch(NamedTuple):
+    """Inputs and targets, the batch along the first axis of both."""
+
+    x: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """Something to train. One's own is a frozen dataclass with these methods; its fields are its options (`my_tasks:Moons@width=32`).
+
+    A task holds no state of a run: two calls with the same arguments give the same batches, in any process. Initialisation and dropout draw
+    from torch's global generator, which the training loop seeds; what `batches` draws comes from its `seed` alone.
+
+    Attributes:
+        summary: one line for `optevolve tasks`.
+        data_source, licence, citation: where the data come from, under which licence, and whom to cite.
+        floors: training scores that a trial and a full run must reach lest early stopping drop the rule, in the score's units. None: more
+            than the score of the untrained model. Source: method section 4 (0.25 and 0.40 on CIFAR-10).
+    """
+
+    summary: ClassVar[str] = ""
+    data_source: ClassVar[str] = ""
+    licence: ClassVar[str] = ""
+    citation: ClassVar[str] = ""
+    floors: ClassVar[tuple[float, float] | None] = None
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """A freshly initialised model, drawn from torch's global generator."""
+
+    @abstractmethod
+    def batches(self, split: Split, seed: int) -> Iterator[Batch]:
+        """One pass over a split, at least one batch.
+
+        Args:
+            split: which part of the data.
+            seed: order and augmentation of a TRAIN pass; the loop gives every pass another one. VALID and TEST ignore it.
+        """
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What is minimised: a scalar with gradient."""
+
+    def score(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mean score of a batch, a scalar, higher is better; unless overridden, minus the loss.
+
+        In training it is called after `loss` on the same batch, and `model(batch.x)` then gives the loss's output without a second forward
+        pass.
+        """
+        return -self.loss(model, batch)

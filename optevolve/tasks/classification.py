@@ -1,0 +1,69 @@
+"""What classification tasks share: cross-entropy, accuracy, and batches from tensors held in memory."""
+
+# ruff: noqa: D102 (a task's methods are documented once, in Task)
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import cast
+
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from optevolve.errors import TaskError
+from optevolve.records import Split
+from optevolve.tasks.base import Batch, Task
+
+__all__ = ["Classification", "digits_splits", "in_memory_batches"]
+
+
+@dataclass(frozen=True)
+class Classification(Task):
+    """A task whose model gives logits, shape (batch, classes): mean cross-entropy, accuracy in [0, 1].
+
+    Whole-number options are at least 1.
+    """
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+                raise TaskError(f"Option {field.name!r} of task {type(self).__name__} is at least 1; found {value}.")
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return cross_entropy(model(batch.x), batch.y)
+
+    def score(self, model: nn.Module, batch: Batch) -> Tensor:
+        return (cast(Tensor, model(batch.x)).argmax(-1) == batch.y).float().mean()
+
+
+def in_memory_batches(x: Tensor, y: Tensor, split: Split, seed: int, batch_size: int) -> Iterator[Batch]:
+    """One pass over tensors, first axis the examples: shuffled by `seed` in training, whole and in order otherwise.
+
+    A training pass leaves out the last, incomplete batch (unless it is the only one), so that every step costs and weighs the same.
+    """
+    if split == Split.TRAIN:
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+        order = order[: max(len(x) // batch_size, 1) * batch_size]
+        x, y = x[order], y[order]
+    else:
+        batch_size = 512
+    for inputs, targets in zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True):
+        yield Batch(inputs, targets)
+
+
+@cache
+def digits_splits() -> dict[Split, tuple[Tensor, Tensor]]:
+    """Scikit-learn's 1,797 digits, x of shape (n, 1, 8, 8) standardised by the training part, y in 0…9; fixed stratified 60/20/20 parts."""
+    images, labels = load_digits(return_X_y=True)
+    train_x, rest_x, train_y, rest_y = train_test_split(images, labels, test_size=0.4, stratify=labels, random_state=0)
+    valid_x, test_x, valid_y, test_y = train_test_split(rest_x, rest_y, test_size=0.5, stratify=rest_y, random_state=0)
+    mean, deviation = train_x.mean(), train_x.std()
+    parts = {Split.TRAIN: (train_x, train_y), Split.VALID: (valid_x, valid_y), Split.TEST: (test_x, test_y)}
+    return {
+        split: (torch.tensor((x - mean) / deviation, dtype=torch.float32).view(-1, 1, 8, 8), torch.tensor(y, dtype=torch.int64))
+        for split, (x, y) in parts.items()
+    }

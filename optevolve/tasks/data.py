@@ -1,0 +1,178 @@
+"""Labelled images in the Hub's parquet layout: found in a folder or fetched by name, decoded once, then mapped from a cache.
+
+The folder comes from `OPTEVOLVE_DATA`: it is the data set's own folder or its parent. Where that is not set, the data set comes from the
+Hugging Face Hub. Decoded pixels lie in `OPTEVOLVE_CACHE`, else in the user's cache folder, and are mapped into memory, so that all workers
+of a machine share one copy.
+"""
+
+import hashlib
+import io
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optevolve.errors import DataError
+
+__all__ = ["Images", "cache_folder", "images"]
+
+_INSTALL = "Install the data extra: pip install 'optevolve[data]'."
+
+
+class Images(NamedTuple):
+    """Pixels, uint8 of shape (n, height, width, 3), mapped from the cache; labels, int64 of shape (n,)."""
+
+    pixels: Tensor
+    labels: Tensor
+
+
+def images(name: str, split: str, *, hub: str, image: str, label: str) -> Images:
+    """One split of a data set of images of one size.
+
+    Args:
+        name: folder of the data set inside `OPTEVOLVE_DATA`, and what the user calls it.
+        split: prefix of its files ("train" finds train-00000-of-00001.parquet) and split on the Hub.
+        hub: its name on the Hugging Face Hub.
+        image, label: names of the columns: encoded images ({bytes, path}) and class numbers.
+    Raises:
+        DataError: if it is neither in the folder nor reachable, or not in the expected layout, or the cache cannot be written.
+    """
+    return _images(name, split, hub, image, label, os.environ.get("OPTEVOLVE_DATA", ""), str(cache_folder()))
+
+
+def cache_folder() -> Path:
+    """Where decoded data are kept: `OPTEVOLVE_CACHE`, else optevolve/ in the platform's cache folder of the user."""
+    if own := os.environ.get("OPTEVOLVE_CACHE"):
+        return Path(own)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "optevolve"
+
+
+@lru_cache(maxsize=16)
+def _images(name: str, split: str, hub: str, image: str, label: str, data: str, cache: str) -> Images:
+    if data:
+        files = _find(name, split, Path(data))
+        stamp = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    else:
+        files, stamp = [], [(hub, 0, 0)]
+    key = hashlib.sha256(repr((stamp, split, image, label)).encode()).hexdigest()[:16]
+    target = Path(cache) / f"{name}-{split}-{key}"
+    if not target.is_dir():
+        rows = _parquet_rows(files, image, label) if data else _hub_rows(name, split, hub, image, label)
+        _store(target, *_decode(f"{name}/{split}", rows))
+    # Copy-on-write: the pages stay shared until written to, and torch wants an array that may be written to.
+    pixels = np.load(target / "pixels.npy", mmap_mode="c")
+    return Images(torch.from_numpy(pixels), torch.from_numpy(np.load(target / "labels.npy")))
+
+
+def _find(name: str, split: str, folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(f"The data folder {folder} does not exist. Point --data or OPTEVOLVE_DATA at an existing folder.")
+    for base in (folder / name, folder):
+        for inner in (base, base / "data", base / "plain_text"):
+            if files := sorted(inner.glob(f"{split}-*.parquet")):
+                return files
+    raise DataError(
+        f"No {split} split of {name!r} in {folder}: expected {folder / name / f'{split}-00000-of-00001.parquet'} (or more such parts). "
+        "Put it there, or unset OPTEVOLVE_DATA and leave out --data to fetch it from the Hub."
+    )
+
+
+def _parquet_rows(files: list[Path], image: str, label: str) -> Iterator[tuple[bytes, int]]:
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+    except ModuleNotFoundError as error:
+        raise DataError(f"Reading {files[0]} needs the package {error.name}, which is missing. {_INSTALL}") from error
+    for file in files:
+        try:
+            with parquet.ParquetFile(file) as table:
+                columns = table.schema_arrow.names
+                if missing := {image, label} - set(columns):
+                    raise DataError(
+                        f"{file} has no column {', '.join(sorted(missing))}: expected columns {image} ({{bytes, path}}) and {label}, found "
+                        f"{', '.join(columns)}. Is this the right data set?"
+                    )
+                for part in table.iter_batches(1024, columns=[image, label]):
+                    for cell, number in zip(part.column(image).to_pylist(), part.column(label).to_pylist(), strict=True):
+                        yield _encoded(cell, file, image), int(number)
+        except (arrow.ArrowInvalid, OSError) as error:
+            raise DataError(f"{file} could not be read as parquet: {error}. Copy or download it again.") from error
+
+
+def _encoded(cell: object, source: object, column: str) -> bytes:
+    if isinstance(cell, dict) and isinstance(cell.get("bytes"), bytes):
+        return bytes(cell["bytes"])
+    raise DataError(f"Column {column} of {source} should hold encoded images as {{bytes, path}}; found {type(cell).__name__}.")
+
+
+def _hub_rows(name: str, split: str, hub: str, image: str, label: str) -> Iterator[tuple[bytes, int]]:
+    where = f"put {name}/{split}-00000-of-00001.parquet into a folder and name it with --data or OPTEVOLVE_DATA"
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise DataError(f"Fetching {name!r} from the Hub needs the missing package {error.name}. {_INSTALL} Or {where}.") from error
+    try:
+        table = datasets.load_dataset(hub, split=split)
+        if missing := {image, label} - set(table.column_names):
+            raise DataError(f"{hub} on the Hub has no column {', '.join(sorted(missing))}; found {', '.join(table.column_names)}.")
+        table = table.cast_column(image, datasets.Image(decode=False))
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"{name!r} ({hub}) could not be fetched from the Hub: {type(error).__name__}: {error}. Check the network, or {where}."
+        ) from error
+    for row in table:
+        yield _encoded(row[image], hub, image), int(row[label])
+
+
+def _decode(what: str, rows: Iterable[tuple[bytes, int]]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ModuleNotFoundError as error:
+        raise DataError(f"Decoding images needs the package Pillow, which is missing. {_INSTALL}") from error
+    pixels: list[np.ndarray[Any, Any]] = []
+    labels: list[int] = []
+    for number, (encoded, label) in enumerate(rows):
+        try:
+            with Image.open(io.BytesIO(encoded)) as opened:
+                pixels.append(np.asarray(opened.convert("RGB")))
+        except (UnidentifiedImageError, OSError) as error:
+            raise DataError(f"Image {number} of {what} could not be decoded: {error}. Copy or download the data again.") from error
+        if pixels[-1].shape != pixels[0].shape:
+            raise DataError(f"Images of {what} should have one size; found {pixels[0].shape[:2]} and, at {number}, {pixels[-1].shape[:2]}.")
+        labels.append(label)
+    if not pixels:
+        raise DataError(f"{what} holds no images. Copy or download the data again.")
+    return np.stack(pixels), np.array(labels, dtype=np.int64)
+
+
+def _store(target: Path, pixels: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> None:
+    """Writes the arrays beside the target and renames: readers see all or nothing, and of two workers that race, one wins."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=target.name + ".", dir=target.parent))
+        try:
+            np.save(part / "pixels.npy", pixels)
+            np.save(part / "labels.npy", labels)
+            if not target.is_dir():
+                part.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another worker was first, with the same arrays
+                raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        raise DataError(f"Decoded data could not be written to {target}: {error}. Set OPTEVOLVE_CACHE to a folder with room.") from error
