@@ -53,10 +53,14 @@ def parse(text: str, *, max_length: int = MAX_LENGTH, max_depth: int = MAX_DEPTH
     return UpdateRule(_Parser(text, head.end(), max_depth).parse(), kind, -1 if head["sign"] else 1)
 
 
-def parse_expression(text: str, *, max_length: int = MAX_LENGTH, max_depth: int = MAX_DEPTH) -> Node:
-    """The expression that a text in native notation stands for; arguments and errors as in `parse`."""
+def parse_expression(text: str, *, holes: tuple[str, ...] = (), max_length: int = MAX_LENGTH, max_depth: int = MAX_DEPTH) -> Node:
+    """The expression that a text in native notation stands for; arguments and errors as in `parse`.
+
+    Args:
+        holes: further names to accept, as leaves that `Node.substitute` fills: a template such as `clip(x, y)` has the holes x and y.
+    """
     _check_length(text, max_length)
-    return _Parser(text, 0, max_depth).parse()
+    return _Parser(text, 0, max_depth, holes).parse()
 
 
 def _check_length(text: str, max_length: int) -> None:
@@ -83,8 +87,9 @@ def _known_names() -> set[str]:
 class _Parser:
     """One pass over one text; see the module's grammar."""
 
-    def __init__(self, text: str, start: int, max_depth: int) -> None:
+    def __init__(self, text: str, start: int, max_depth: int, holes: tuple[str, ...] = ()) -> None:
         self.text = text
+        self.holes = holes
         self.max_depth = max_depth
         self.tokens = self._tokenize(start)
         self.index = 0
@@ -172,7 +177,7 @@ class _Parser:
         return Node(NUMBER, (), (sign * value,))
 
     def _name(self, name: str, position: int) -> Node:
-        if name in LEAVES:
+        if name in LEAVES or name in self.holes:
             return Node(name)
         node = _named(name)
         if node is not None:
