@@ -1,0 +1,165 @@
+"""Finding, decoding and caching images, and what is said when that fails."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from optevolve.errors import DataError
+from optevolve.tasks import data
+from optevolve.tasks.data import Images, cache_folder, images
+
+WriteImages = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def fresh(data_folder: Path) -> None:
+    data._images.cache_clear()
+
+
+def grey(split: str = "train") -> Images:
+    return images("grey", split, hub="nobody/no-such-data-set", image="img", label="label")
+
+
+def levels(found: Images) -> list[int]:
+    return [int(level) for level in found.pixels[:, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("inner", ["grey", ".", "grey/data", "grey/plain_text"])
+def test_the_folder_may_be_the_data_sets_own_or_its_parent(tmp_path: Path, write_images: WriteImages, inner: str) -> None:
+    write_images(tmp_path / inner, "train", range(5), part="00000-of-00002")
+    write_images(tmp_path / inner, "train", range(5, 8), part="00001-of-00002")
+    found = grey()
+    assert found.pixels.shape == (8, 32, 32, 3)
+    assert found.pixels.dtype == torch.uint8
+    assert levels(found) == found.labels.tolist() == list(range(8))
+
+
+def test_decoding_happens_once(tmp_path: Path, write_images: WriteImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path, "train", range(5))
+    grey()
+    data._images.cache_clear()
+
+    def never(what: str, rows: Iterable[tuple[bytes, int]]) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(data, "_decode", never)
+    assert levels(grey()) == list(range(5))
+
+
+def test_a_changed_file_is_decoded_anew(tmp_path: Path, write_images: WriteImages) -> None:
+    file = write_images(tmp_path, "train", range(5))
+    grey()
+    data._images.cache_clear()
+    write_images(tmp_path, "train", range(5, 10))
+    os.utime(file, (1, 1))
+    assert levels(grey()) == list(range(5, 10))
+
+
+def test_the_cache_is_mapped_and_writing_to_a_batch_leaves_it_alone(tmp_path: Path, write_images: WriteImages) -> None:
+    write_images(tmp_path, "train", range(5))
+    found = grey()
+    found.pixels.zero_()
+    (stored,) = (tmp_path / "cache").glob("*/pixels.npy")
+    assert np.load(stored)[4, 0, 0, 0] == 4
+
+
+def test_of_two_workers_that_race_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "cache" / "grey"
+    first, second = np.zeros((2, 1, 1, 3), np.uint8), np.ones((2, 1, 1, 3), np.uint8)
+    data._store(target, first, np.zeros(2, np.int64))
+    real, asked = Path.is_dir, []
+
+    def not_yet(path: Path) -> bool:
+        asked.append(path == target)
+        return sum(asked) > 1 and real(path) if path == target else real(path)
+
+    monkeypatch.setattr(Path, "is_dir", not_yet)  # the loser looks just before the winner renames
+    data._store(target, second, np.zeros(2, np.int64))
+    assert sum(asked) == 2
+    assert np.array_equal(np.load(target / "pixels.npy"), first)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["grey"]
+
+
+def test_a_missing_folder_or_split_says_what_to_put_where(
+    tmp_path: Path, write_images: WriteImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "grey", "train", range(5))
+    with pytest.raises(DataError) as caught:
+        grey("test")
+    assert str(tmp_path / "grey" / "test-00000-of-00001.parquet") in str(caught.value)
+    monkeypatch.setenv("OPTEVOLVE_DATA", str(tmp_path / "absent"))
+    with pytest.raises(DataError, match="does not exist"):
+        grey()
+
+
+def test_broken_files_are_data_errors(tmp_path: Path, write_images: WriteImages) -> None:
+    file = write_images(tmp_path, "train", range(5), image="picture")
+    with pytest.raises(DataError, match=r"no column img.*found picture, label"):
+        grey()
+    whole = write_images(tmp_path, "train", range(5)).read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="could not be read as parquet"):
+        grey()
+    write_images(tmp_path, "train", [])
+    with pytest.raises(DataError, match="holds no images"):
+        grey()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_images_of_two_sizes_are_refused(tmp_path: Path, write_images: WriteImages) -> None:
+    write_images(tmp_path, "train", range(2), part="00000-of-00002", size=8)
+    write_images(tmp_path, "train", range(2), part="00001-of-00002", size=9)
+    with pytest.raises(DataError, match=r"one size; found \(8, 8\) and, at 2, \(9, 9\)"):
+        grey()
+
+
+def test_a_column_that_holds_no_images_is_refused(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    file = tmp_path / "train-0.parquet"
+    parquet.write_table(arrow.table({"img": [1, 2], "label": [0, 1]}), file)
+    with pytest.raises(DataError, match=r"should hold encoded images.*found int"):
+        grey()
+    parquet.write_table(arrow.table({"img": [{"bytes": b"no image", "path": None}], "label": [0]}), file)
+    with pytest.raises(DataError, match=r"Image 0 of grey/train could not be decoded"):
+        grey()
+
+
+def test_a_cache_that_cannot_be_written_names_the_remedy(
+    tmp_path: Path, write_images: WriteImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path, "train", range(5))
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("OPTEVOLVE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match="Set OPTEVOLVE_CACHE"):
+        grey()
+
+
+def test_a_hub_out_of_reach_says_what_to_put_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("OPTEVOLVE_DATA", "")
+    with pytest.raises(DataError, match=r"could not be fetched from the Hub.*grey/train-00000-of-00001.parquet.*OPTEVOLVE_DATA"):
+        grey()
+
+
+@pytest.mark.parametrize("package", ["datasets", "pyarrow", "PIL"])
+def test_a_missing_package_is_named(tmp_path: Path, write_images: WriteImages, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    write_images(tmp_path, "train", range(5))
+    if package == "datasets":
+        monkeypatch.setenv("OPTEVOLVE_DATA", "")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DataError, match=r"pip install 'optevolve\[data\]'"):
+        grey()
+
+
+def test_the_cache_lies_in_the_users_cache_folder_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("OPTEVOLVE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert cache_folder() == tmp_path / "xdg" / "optevolve"
