@@ -16,6 +16,7 @@ PACKAGE = Path(optevolve.__file__).parent
 LAYERS: list[set[str]] = [
     {"errors", "config"},
     {"records"},
+    {"schedule"},
     {"space"},
     {"integrity", "search", "compile", "zoo"},
     {"optim"},
