@@ -160,9 +160,7 @@ class Progress:
         """See `Listener`."""
         better = self.tally.add(measurement)
         if not self.console.is_terminal and (better or self._clock() - self._said >= self._every):
-            self._say(
-                f"[{self.tally.stage}] {self.tally.counts_text()} | best {self.tally.best_text()} | failed {self.tally.failures_text()}"
-            )
+            self._say(f"[{self.tally.stage}] {self.tally.counts_text()}{self._standing()}")
 
     def on_end(self) -> None:
         """See `Listener`."""
@@ -182,7 +180,10 @@ class Progress:
         """One lasting line for the stage that ends."""
         tally = self.tally
         if tally.stage:
-            self._say(f"[{tally.stage}] ended with {tally.done} evaluations | best {tally.best_text()} | failed {tally.failures_text()}")
+            self._say(f"[{tally.stage}] ended with {tally.done} evaluation{'' if tally.done == 1 else 's'}{self._standing()}")
+
+    def _standing(self) -> str:
+        return f" | best {self.tally.best_text()} | failed {self.tally.failures_text()}"
 
     def _say(self, text: str) -> None:
         self._said = self._clock()
