@@ -1,7 +1,7 @@
 """The integrity check: can this rule minimise anything at all? Source: method section 3.
 
-A shifted sphere in five dimensions is descended for 35 steps at six learning rates and both signs. A constant shift of the weights reaches a
-loss of 4.34, the best rule that sees only the weights 3.97; passing (below 3.5) takes the gradient.
+A shifted sphere in five dimensions is descended for 35 steps at six learning rates and both signs. A constant shift of the weights
+reaches a loss of 4.34, the best rule that sees only the weights 3.97; passing (below 3.5) takes the gradient.
 """
 
 from __future__ import annotations
@@ -89,5 +89,4 @@ def _losses(rule: UpdateRule) -> npt.NDArray[np.float64]:
         w = optimizer.step(w, 2 * (w - OPTIMUM), _STEP_RATES[t], momenta[t], _FACTORS)
     with np.errstate(all="ignore"):
         losses = np.sum((w.astype(np.float64) - OPTIMUM) ** 2, axis=1).reshape(len(SIGNS), len(LEARNING_RATES))
-    losses[~np.isfinite(losses)] = np.nan
-    return losses
+    return np.where(np.isfinite(losses), losses, np.nan)

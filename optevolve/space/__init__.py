@@ -1,7 +1,7 @@
 """What an optimizer is: operators, operands and decays as tables; expressions over them; rules; the notations they are written in.
 
-Nothing in here loads torch. The files, in order: `expression` (trees), `operators`, `operands` (the tables), `decays`, `rule`, `text` (native
-notation), `lower` (straight-line programs), `interpret` (the numpy reference).
+Nothing in here loads torch. The files, in order: `expression` (trees), `operators`, `operands` (the tables), `decays`, `rule`, `text`
+(native notation), `lower` (straight-line programs), `interpret` (the numpy reference).
 """
 
 from optevolve.space.decays import decay_values

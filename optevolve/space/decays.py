@@ -1,7 +1,7 @@
 """Decay functions: factors of the step alone. Source: method section 1.
 
-A decay is an expression over the base decays a1 … a14 (rows of `LEAVES`) and numbers. Its values depend on the step t and the run's length T;
-past the end (t >= T) it keeps its value at T-1.
+A decay is an expression over the base decays a1 … a14 (rows of `LEAVES`) and numbers. Its values depend on the step t and the run's
+length T; past the end (t >= T) it keeps its value at T-1.
 """
 
 from __future__ import annotations

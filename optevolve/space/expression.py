@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
-__all__ = ["Node", "NUMBER", "number"]
+__all__ = ["NUMBER", "Node", "number"]
 
 NUMBER = "number"
 
@@ -34,6 +34,7 @@ class Node:
     params: tuple[float, ...]
     size: int
     depth: int
+    _hash: int
 
     def __init__(self, name: str, args: tuple[Node, ...] = (), params: tuple[float, ...] = ()) -> None:
         put = object.__setattr__

@@ -6,7 +6,7 @@ The formulas are the package's own text, never a user's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -36,11 +36,11 @@ NUMPY: dict[str, Any] = {
 
 def compile_formula(formula: str, arguments: tuple[str, ...]) -> Function:
     """A formula of the tables as a function of the given arguments."""
-    function: Function = eval(f"lambda {', '.join(arguments)}: {formula}", dict(NUMPY))
+    function: Function = eval(f"lambda {', '.join(arguments)}: {formula}", dict(NUMPY))  # noqa: S307 (rows of the tables alone)
     return function
 
 
-@lru_cache(maxsize=None)
+@cache
 def operator_function(row: Operator) -> Function:
     """The row's formula as a function of (x, [y], parameters…, [old, new], [correction], [draw])."""
     names = (*"xy"[: row.arity], *(p.name for p in row.params))
@@ -50,7 +50,7 @@ def operator_function(row: Operator) -> Function:
     return compile_formula(row.formula, names)
 
 
-@lru_cache(maxsize=None)
+@cache
 def leaf_function(name: str) -> Function:
     """A base decay's formula as a function of `TIME_NAMES`."""
     return compile_formula(LEAVES[name].formula, TIME_NAMES)

@@ -100,7 +100,7 @@ class ReferenceOptimizer:
             change = (lr * sign) * self.update(g, w, self.t)
             self.t += 1
             if self.rule.kind == "plain":
-                return w - change
+                return np.asarray(w - change)
             self.momentum_buffer = momentum * self.momentum_buffer - change
             if self.rule.kind == "momentum":
                 return np.asarray(w + self.momentum_buffer)

@@ -137,7 +137,7 @@ class _Lowering:
         return self._emit(f"n{len(self.instructions)}", formula, bindings)
 
     def _emit(self, target: str, formula: str, bindings: Mapping[str, Value]) -> str:
-        used = {word for word in _WORD.findall(formula)}
+        used = set(_WORD.findall(formula))
         self.instructions.append(Instruction(target, formula, tuple((k, v) for k, v in bindings.items() if k in used)))
         return target
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 from decimal import Decimal
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from optevolve.errors import ParseError
 from optevolve.space.expression import NUMBER, Node
@@ -239,7 +239,7 @@ def _signature(row: Operator) -> str:
     return f"{row.name}({', '.join([*'xyz'[: row.arity], *(p.name for p in row.params)])})"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _named(name: str) -> Node | None:
     """The expression behind the name of an operand; None if there is none by that name."""
     row = OPERANDS.get(name)
