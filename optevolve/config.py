@@ -94,13 +94,14 @@ class Search:
     """Size of the search. Source: method section 5.
 
     Attributes:
-        algorithm: a key of `optevolve.search.ALGORITHMS`: "particle" or "random".
+        algorithm: a key of `optevolve.search.ALGORITHMS`: "particle", "random" or "regularized", all at the same budget.
         population: initial random rules, each passing the integrity check.
         particles: the best of the population, each an independent line.
         timesteps: generations of each particle.
         children: measured children per timestep.
         redraws: how often a child that fails the surrogate is drawn again.
         elitist: whether a parent better than all of its children stays.
+        tournament: members drawn per cycle of regularized evolution.
         lookahead: jobs asked for before the oldest outcome is told. Part of the search, unlike the number of workers, so that any number
             of workers runs the same search; at least the number of workers keeps all of them busy.
     """
@@ -114,6 +115,7 @@ class Search:
     children: Count = 6
     redraws: Natural = 4
     elitist: bool = False
+    tournament: Count = 10
     lookahead: Count = 32
 
 

@@ -1,7 +1,7 @@
-"""The genome: the graph that is mutated. Hidden nodes and a root, each an operator with inputs; an edge may carry a decay, itself a small graph.
+"""The genome: the graph that is mutated. Hidden nodes and a root, each an operator with inputs; an edge may carry a decay, itself a graph.
 
-Nodes that the root does not reach are inactive: they take no part in the rule, but a mutation may wire them in again. Genomes are immutable and
-travel as JSON. Source: method sections 1 and 2.
+Nodes that the root does not reach are inactive: they take no part in the rule, but a mutation may wire them in again. Genomes are immutable
+and travel as JSON. Source: method sections 1 and 2.
 """
 
 from __future__ import annotations
