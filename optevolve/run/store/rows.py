@@ -1,0 +1,154 @@
+"""Records as rows and back, to the last bit. Nothing is pickled; what does not read back as a record is refused."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from datetime import datetime
+from typing import Any
+
+from optevolve.config import Protocol, Schedule
+from optevolve.errors import StudyError
+from optevolve.records import Job, Measurement, Outcome, Proposal, Split, Status, TrainingCurve
+
+__all__ = ["curve_row", "evaluation_row", "measurement", "proposal_row"]
+
+Row = Mapping[str, Any]
+_WORDS = {"Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def _text(value: str) -> str:
+    """Text that every database takes: messages of exceptions may hold NUL and lone surrogates."""
+    return value.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
+
+
+def _number(value: float | None, what: str) -> float | None:
+    """A number as a database keeps it; NaN has no place there, since SQLite turns it into null."""
+    if value is None:
+        return None
+    if math.isnan(value):
+        raise ValueError(f"{what} is NaN: an outcome without a number has None and a status that says so")
+    return float(value)
+
+
+def _to_json(values: Iterable[float]) -> list[float | str | None]:
+    return [float(v) if math.isfinite(v) else None if math.isnan(v) else "Infinity" if v > 0 else "-Infinity" for v in values]
+
+
+def _from_json(values: Sequence[float | str | None]) -> tuple[float, ...]:
+    return tuple(math.nan if v is None else _WORDS[v] if isinstance(v, str) else float(v) for v in values)
+
+
+def proposal_row(study: int, proposal: Proposal) -> dict[str, Any]:
+    """The row of a proposal; what was rejected before it has rows of its own."""
+    row = {field.name: getattr(proposal, field.name) for field in fields(proposal) if field.name != "rejected"}
+    return {"study": study} | {name: _text(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
+def evaluation_row(study: int, entry: Measurement, turn: int, fingerprint: str, finished_at: datetime) -> dict[str, Any]:
+    """The row of a measurement, without its curves and proposal.
+
+    Raises:
+        ValueError: if a number is NaN or the seed has more than 63 bits.
+    """
+    job, outcome = entry.job, entry.outcome
+    if not -(2**63) <= job.seed < 2**63:
+        raise ValueError(f"seed {job.seed} of job {job.id!r} does not fit in 63 bits")
+    return {
+        "study": study,
+        "job": job.id,
+        "turn": turn,
+        "proposal": None if entry.proposal is None else entry.proposal.id,
+        "stage": entry.stage,
+        "rule": _text(job.rule),
+        "fingerprint": fingerprint,
+        "task": job.task,
+        "protocol": asdict(job.protocol),
+        "seed": job.seed,
+        "split": job.split.value,
+        "fixed_learning_rate": _number(job.learning_rate, "the job's learning rate"),
+        "status": outcome.status.value,
+        "reason": _text(outcome.reason),
+        "fitness": _number(outcome.fitness, "the fitness"),
+        "learning_rate": _number(outcome.learning_rate, "the chosen learning rate"),
+        "steps": int(outcome.steps),
+        "seconds": _number(outcome.seconds, "the duration"),
+        "same_as": entry.same_as,
+        "finished_at": finished_at,
+    }
+
+
+def curve_row(evaluation: int, position: int, curve: TrainingCurve) -> dict[str, Any]:
+    """The row of one training run; its points are arrays."""
+    return {
+        "evaluation": evaluation,
+        "position": position,
+        "purpose": curve.purpose,
+        "learning_rate": _number(curve.learning_rate, "a curve's learning rate"),
+        "seed": curve.seed,
+        "status": curve.status.value,
+        "reason": _text(curve.reason),
+        "seconds": _number(curve.seconds, "a curve's duration"),
+        "steps": [int(step) for step in curve.steps],
+        "train_loss": _to_json(curve.train_loss),
+        "train_score": _to_json(curve.train_score),
+        "score": _to_json(curve.score),
+    }
+
+
+def _curve(row: Row) -> TrainingCurve:
+    return TrainingCurve(
+        learning_rate=row["learning_rate"],
+        seed=row["seed"],
+        steps=tuple(int(step) for step in row["steps"]),
+        train_loss=_from_json(row["train_loss"]),
+        train_score=_from_json(row["train_score"]),
+        score=_from_json(row["score"]),
+        status=Status(row["status"]),
+        reason=row["reason"],
+        purpose=row["purpose"],
+        seconds=row["seconds"],
+    )
+
+
+def _protocol(values: Mapping[str, Any]) -> Protocol:
+    """A protocol from its JSON, whose tuples came back as lists; what an older version did not know has its default."""
+    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    plain["schedule"] = Schedule(**values["schedule"])
+    return Protocol(**plain)
+
+
+def measurement(row: Row, curves: Sequence[Row], proposal: Row | None, rejected: Sequence[Row]) -> Measurement:
+    """The record behind an evaluation's row and the rows that belong to it.
+
+    Raises:
+        StudyError: if the rows do not hold what a record holds.
+    """
+    try:
+        job = Job(
+            id=row["job"],
+            rule=row["rule"],
+            task=row["task"],
+            protocol=_protocol(row["protocol"]),
+            seed=row["seed"],
+            split=Split(row["split"]),
+            learning_rate=row["fixed_learning_rate"],
+        )
+        outcome = Outcome(
+            status=Status(row["status"]),
+            fitness=row["fitness"],
+            learning_rate=row["learning_rate"],
+            reason=row["reason"],
+            curves=tuple(_curve(curve) for curve in curves),
+            steps=row["steps"],
+            seconds=row["seconds"],
+        )
+        source = None
+        if proposal is not None:
+            plain = {name: value for name, value in proposal.items() if name != "study"}
+            source = Proposal(**plain, rejected=tuple((each["rule"], each["reason"]) for each in rejected))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StudyError(
+            f"The store's row of job {row['job']!r} cannot be read ({type(error).__name__}: {error}). "
+            "It was changed by hand or written by another version; restore the file from a copy, or start a new run."
+        ) from error
+    return Measurement(row["stage"], job, outcome, source, row["same_as"])
