@@ -157,6 +157,8 @@ class Genome:
                 Slot(str(operator), tuple(i if type(i) is int else str(i) for i in inputs), tuple(map(_decay_from, decays)))
                 for operator, inputs, decays in data["slots"]
             )
+            if not slots:
+                raise ValueError("no nodes")
             genome = cls(slots, data["kind"], data["sign"])
             for slot in slots:
                 if not len(slot.inputs) == len(slot.decays) == arity_of(slot.operator):

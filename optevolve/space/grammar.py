@@ -103,8 +103,7 @@ def paper_grammar() -> Grammar:
         "paper",
         operands=tuple(name for name, row in OPERANDS.items() if row.sampled),
         unary=tuple(form for form in forms if arity_of(form) == 1),
-        # The weighted mean is arithmetic of two operators, so it belongs to no single row of the table.
-        binary=(*(form for form in forms if arity_of(form) == 2), "0.95 * x + 0.05 * y"),
+        binary=tuple(form for form in forms if arity_of(form) == 2),
         decay_unary=tuple(form for form in decay_forms if arity_of(form) == 1),
         decay_binary=tuple(form for form in decay_forms if arity_of(form) == 2),
     )
