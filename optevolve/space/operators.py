@@ -1,9 +1,9 @@
-"""THE table of operators, and of the leaves that they act on. Parser, printers, samplers, mutation, the numpy reference, torch and JAX code,
-LaTeX and the documentation's tables read these rows and nothing else: adding an operator is adding one row.
+"""THE table of operators, and of the leaves that they act on. Parser, printers, samplers, mutation, the numpy reference, torch and JAX
+code, LaTeX and the documentation's tables read these rows and nothing else: adding an operator is adding one row.
 
 A formula is text over the operator's arguments `x`, `y`, its parameters by name, and the primitives of `PRIMITIVES`, which every array
-library spells in its own way (`optevolve.space.lower.SPELLINGS`). In the formula of a stateful operator `old` is its state before the step and
-`new` after it. `EPS` is 1e-7 (method section "Notation").
+library spells in its own way (`optevolve.space.lower.SPELLINGS`). In the formula of a stateful operator `old` is its state before the
+step and `new` after it. `EPS` is 1e-7 (method section "Notation").
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ class Operator:
         correction: formula over `t` (from 0) of a number, available to the formula as `correction`; for bias correction.
         random: the primitive that it draws ("uniform" or "normal"), available to the formula as `draw`; empty if deterministic.
         elementwise: whether each element of the result depends on the same element of the arguments alone.
-        paper: the authors' spelling with {x}, {y}; empty if they have none.
+        paper: the authors' spelling with {x}, {y} and {parameter}; empty if they have none.
+        decay_paper: their spelling within a decay, where it differs.
+        paper_forms: native template and their spelling, for each compound of this operator that they write as one: over x, y and `decay`,
+            which stands for a function of the step alone.
         forms: native templates over x, y that the paper's grammar draws in update equations; (): none.
         decay_forms: likewise in decay functions.
     """
@@ -71,6 +74,8 @@ class Operator:
     random: str = ""
     elementwise: bool = True
     paper: str = ""
+    decay_paper: str = ""
+    paper_forms: tuple[tuple[str, str], ...] = ()
     forms: tuple[str, ...] = ()
     decay_forms: tuple[str, ...] = ()
 
@@ -107,25 +112,28 @@ _RATE = Parameter("rate", 0.0, 1.0, 0.5)
 _ROWS = (
     # Arithmetic, exact. Binding powers: + - 10, * / 20, unary minus 30, ** 40.
     Operator("add", 2, "x + y", "{x} + {y}", "sum", infix=("+", 10), commutative=True, paper="({x})+({y})",
-             forms=("x + y",), decay_forms=("x + y",)),
+             paper_forms=(("0.95 * x + 0.05 * y", "(0.95*({x})+0.05*({y}))"),), forms=("x + y", "0.95 * x + 0.05 * y"),
+             decay_forms=("x + y",)),
     Operator("sub", 2, "x - y", "{x} - {y}", "difference", infix=("-", 10), paper="({x})-({y})", forms=("x - y",), decay_forms=("x - y",)),
     Operator("mul", 2, "x * y", r"{x} \, {y}", "product", infix=("*", 20), commutative=True, paper="({x})*({y})",
-             forms=("x * y",), decay_forms=("x * y",)),
-    Operator("truediv", 2, "x / y", r"\frac{{{x}}}{{{y}}}", "exact quotient", infix=("/", 20), forms=("x / sqrt(1 + y ** 2)",),
+             paper_forms=(("decay * x", "[{decay}][{x}]"),), forms=("x * y",), decay_forms=("x * y",)),
+    Operator("truediv", 2, "x / y", r"\frac{{{x}}}{{{y}}}", "exact quotient", infix=("/", 20),
+             paper_forms=(("x / sqrt(1 + y ** 2)", "({x}) / (sqrt(1+({y})^2))"),), forms=("x / sqrt(1 + y ** 2)",),
              decay_forms=("x / sqrt(1 + y ** 2)",)),
     Operator("neg", 1, "-x", "-{x}", "negation", infix=("-", 30), paper="-({x})", forms=("-x",)),
-    Operator("power", 2, "power(x, y)", "{x}^{{{y}}}", "exact power", infix=("**", 40), decay_forms=("x ** 2",)),
+    Operator("power", 2, "power(x, y)", "{x}^{{{y}}}", "exact power", infix=("**", 40),
+             paper_forms=(("x ** 2", "({x})^2"),), decay_forms=("x ** 2",)),
     # The paper's unary operators.
     Operator("identity", 1, "x", "{x}", "the argument itself", paper="id({x})", forms=("identity(x)",), decay_forms=("identity(x)",)),
     Operator("ln", 1, "log(abs(x) + EPS)", r"\ln\left|{x}\right|", "logarithm of |x| + 1e-7", paper="ln(|{x}|)", forms=("ln(x)",)),
-    Operator("sqrt", 1, "sqrt(abs(x))", r"\sqrt{{\left|{x}\right|}}", "square root of |x|", paper="sqrt({x})",
+    Operator("sqrt", 1, "sqrt(abs(x))", r"\sqrt{{\left|{x}\right|}}", "square root of |x|", paper="sqrt(|{x}|)", decay_paper="sqrt({x})",
              forms=("sqrt(x)",), decay_forms=("sqrt(x)",)),
     Operator("exp", 1, "exp(x)", "e^{{{x}}}", "exponential", paper="exp({x})", forms=("exp(x)",)),
     Operator("abs", 1, "abs(x)", r"\left|{x}\right|", "absolute value", paper="|{x}|", forms=("abs(x)",)),
-    Operator("sigmoid", 1, "sigmoid(x)", r"\sigma({x})", "logistic function 1/(1 + e^-x)", paper="sig({x})",
+    Operator("sigmoid", 1, "sigmoid(x)", r"\sigma({x})", "logistic function 1/(1 + e^-x)", paper="sig({x})", decay_paper="1/(1+exp(-{x})",
              forms=("sigmoid(x)",), decay_forms=("sigmoid(x)",)),
-    Operator("deriv_soft", 1, "1 / (1 + abs(x))", r"\frac{{1}}{{1+\left|{x}\right|}}", "1/(1 + |x|)", paper="deriv_soft({x})",
-             forms=("deriv_soft(x)",), decay_forms=("deriv_soft(x)",)),
+    Operator("deriv_soft", 1, "1 / (1 + abs(x))", r"\frac{{1}}{{1+\left|{x}\right|}}", "1/(1 + |x|)",
+             paper="1/(1+|{x}|)", decay_paper="deriv_soft({x})", forms=("deriv_soft(x)",), decay_forms=("deriv_soft(x)",)),
     Operator("softplus", 1, "log(abs(1 + exp(x)) + EPS)", r"\ln(1+e^{{{x}}})", "ln(|1 + e^x| + 1e-7)", paper="ln(|1+exp({x})|)",
              forms=("softplus(x)",)),
     Operator("erf", 1, "erf(x)", r"\operatorname{{erf}}({x})", "error function", paper="erf({x})", forms=("erf(x)",),
@@ -149,8 +157,8 @@ _ROWS = (
     Operator("softsign", 1, "x / (1 + abs(x))", r"\frac{{{x}}}{{1+\left|{x}\right|}}", "x/(1 + |x|)", paper="{x}/(1+|{x}|)",
              forms=("softsign(x)",), decay_forms=("softsign(x)",)),
     Operator("ema", 1, "new / correction", r"\operatorname{{EMA}}_{{{beta}}}({x})", "exponential moving average, bias-corrected",
-             params=(_BETA,), state="beta * old + (1 - beta) * x", correction="1 - beta ** (t + 1)", paper="expMovAvg({x})",
-             forms=("ema(x, 0.95)",)),
+             params=(_BETA,), state="beta * old + (1 - beta) * x", correction="1 - beta ** (t + 1)",
+             paper_forms=(("ema(x, 0.95)", "expMovAvg({x})"),), forms=("ema(x, 0.95)",)),
     Operator("delta", 1, "x - old", r"\Delta {x}", "change x_t - x_(t-1), with x_(-1) = 0", state="x", paper="deltaChange({x})",
              forms=("delta(x)",)),
     Operator("running_max", 1, "new", r"\max_{{\tau \le t}} {x}", "largest value so far, started at 0", state="maximum(old, x)",
