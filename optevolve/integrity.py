@@ -56,8 +56,9 @@ def trajectory(rule: UpdateRule, lr: float, steps: int = STEPS) -> npt.NDArray[n
     positions[0] = START
     optimizer = ReferenceOptimizer(rule, START.shape, steps)
     lrs, momenta = schedule_values(lr, steps, min(WARMUP, steps))
-    for t in range(steps):
-        positions[t + 1] = optimizer.step(positions[t], 2 * (positions[t] - OPTIMUM), lrs[t], momenta[t])
+    with np.errstate(all="ignore"):  # diverging is an answer
+        for t in range(steps):
+            positions[t + 1] = optimizer.step(positions[t], 2 * (positions[t] - OPTIMUM), lrs[t], momenta[t])
     return positions
 
 
@@ -85,8 +86,8 @@ def _losses(rule: UpdateRule) -> npt.NDArray[np.float64]:
     w = np.tile(START, (len(_FACTORS), 1))
     optimizer = ReferenceOptimizer(rule, START.shape, STEPS)
     momenta = _MOMENTA.tolist()
-    for t in range(STEPS - 1):
-        w = optimizer.step(w, 2 * (w - OPTIMUM), _STEP_RATES[t], momenta[t], _FACTORS)
     with np.errstate(all="ignore"):
+        for t in range(STEPS - 1):
+            w = optimizer.step(w, 2 * (w - OPTIMUM), _STEP_RATES[t], momenta[t], _FACTORS)
         losses = np.sum((w.astype(np.float64) - OPTIMUM) ** 2, axis=1).reshape(len(SIGNS), len(LEARNING_RATES))
     return np.where(np.isfinite(losses), losses, np.nan)
