@@ -75,19 +75,20 @@ def check_integrity(rule: UpdateRule) -> Verdict:
     return Verdict(False, rule.sign, f"does not descend: loss {np.nanmin(losses):.2f}, needed below {THRESHOLD}", losses)
 
 
-_FACTORS = np.repeat(np.array(SIGNS, dtype=np.float32), len(LEARNING_RATES))[:, None]
-_PEAKS = np.tile(np.array(LEARNING_RATES, dtype=np.float64), len(SIGNS))[:, None]
+# Learning rate times sign at each step, for a stack of twelve parameter vectors: six learning rates with either sign.
 _SHAPES, _MOMENTA = schedule_values(1.0, STEPS, WARMUP)
-_STEP_RATES = [(_PEAKS * shape).astype(np.float32) for shape in _SHAPES]
+_RATES = [
+    np.outer(SIGNS, (np.array(LEARNING_RATES) * shape).astype(np.float32)).astype(np.float32).reshape(-1, 1) for shape in _SHAPES[:-1]
+]
+_STARTS = np.tile(START, (len(SIGNS) * len(LEARNING_RATES), 1))
 
 
 def _losses(rule: UpdateRule) -> npt.NDArray[np.float64]:
-    """Loss at w_34, before the last update, shape (2, 6): all signs and learning rates at once, as a stack of twelve parameter vectors."""
-    w = np.tile(START, (len(_FACTORS), 1))
+    """Loss at w_34, before the last update, shape (2, 6): all signs and learning rates at once."""
     optimizer = ReferenceOptimizer(rule, START.shape, STEPS)
-    momenta = _MOMENTA.tolist()
+    w = _STARTS
     with np.errstate(all="ignore"):
-        for t in range(STEPS - 1):
-            w = optimizer.step(w, 2 * (w - OPTIMUM), _STEP_RATES[t], momenta[t], _FACTORS)
+        for rates, momentum in zip(_RATES, _MOMENTA.tolist(), strict=False):
+            w = optimizer.advance(w, 2 * (w - OPTIMUM), rates, momentum)
         losses = np.sum((w.astype(np.float64) - OPTIMUM) ** 2, axis=1).reshape(len(SIGNS), len(LEARNING_RATES))
-    return np.where(np.isfinite(losses), losses, np.nan)
+        return np.where(np.isfinite(losses), losses, np.nan)

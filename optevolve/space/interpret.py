@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy.typing as npt
 
 from optevolve.space.decays import values_of
 from optevolve.space.functions import Function, compile_formula
-from optevolve.space.lower import Instruction, Program, lower
+from optevolve.space.lower import Instruction, Program, Value, lower
 from optevolve.space.random_bits import draw
 from optevolve.space.rule import UpdateRule
 
@@ -24,8 +26,24 @@ def _function(formula: str, names: tuple[str, ...]) -> Function:
     return compile_formula(formula, names)
 
 
+@lru_cache(maxsize=4096)
+def _table(formula: str, parameters: tuple[tuple[str, float], ...], steps: int) -> list[float]:
+    """A correction at t = 0 … steps-1."""
+    return [_correction(formula, parameters, t) for t in range(steps)]
+
+
+def _correction(formula: str, parameters: tuple[tuple[str, float], ...], t: int) -> float:
+    value: float = _function(formula, ("t", *(name for name, _ in parameters)))(t, *(value for _, value in parameters))
+    return value
+
+
+_Operation = tuple[int, Function, bool, Callable[[list[Any]], Any]]  # target slot, function, whether unary, argument(s) out of the slots
+
+
 class Interpreter:
     """Update equation as a stateful function of gradient, weights and step.
+
+    Every value of the program has a slot in one list: names are resolved once, not at every step.
 
     Args:
         program: from `lower`.
@@ -36,40 +54,61 @@ class Interpreter:
     """
 
     def __init__(self, program: Program, shape: tuple[int, ...], total_steps: int = 1, seed: int = 0) -> None:
-        self.program = program
         self.shape = shape
         self.seed = seed
         self.total_steps = total_steps
-        self.decays = [(scalar.name, values_of(scalar.node, total_steps).tolist()) for scalar in program.scalars if scalar.node is not None]
-        self.corrections = [
-            (scalar.name, _function(scalar.formula, ("t", *(name for name, _ in scalar.parameters))), [v for _, v in scalar.parameters])
-            for scalar in program.scalars
-            if scalar.node is None
-        ]
-        self.operations = [self._operation(instruction) for instruction in program.instructions]
-        self.states: dict[str, Any] = {state.name: np.float32(0) for state in program.states}
+        self._slots: list[Any] = [None, None]
+        self._index: dict[Value, int] = {"g": 0, "w": 1}
+        states = [(self._slot(state.name, np.float32(0)), state.next) for state in program.states]
+        self._decays: list[tuple[int, list[float]]] = []
+        self._corrections: list[tuple[int, str, tuple[tuple[str, float], ...], list[float]]] = []
+        for scalar in program.scalars:
+            slot = self._slot(scalar.name)
+            if scalar.node is not None:
+                self._decays.append((slot, values_of(scalar.node, total_steps).tolist()))
+            else:
+                table = _table(scalar.formula, scalar.parameters, total_steps)
+                self._corrections.append((slot, scalar.formula, scalar.parameters, table))
+        self._draws = [(self._slot(random.name), random.primitive, random.stream) for random in program.draws]
+        self._operations = [self._operation(instruction) for instruction in program.instructions]
+        self._states = [(slot, self._slot_of(following)) for slot, following in states]
+        self._result = self._slot_of(program.result)
 
-    @staticmethod
-    def _operation(instruction: Instruction) -> tuple[str, Function, tuple[Any, ...]]:
+    def _slot(self, name: Value, content: Any = None) -> int:
+        self._index[name] = len(self._slots)
+        self._slots.append(content)
+        return self._index[name]
+
+    def _slot_of(self, value: Value) -> int:
+        """The slot of a name; a number gets one of its own."""
+        if isinstance(value, str):
+            return self._index[value]
+        self._slots.append(value)
+        return len(self._slots) - 1
+
+    def _operation(self, instruction: Instruction) -> _Operation:
         function = _function(instruction.formula, tuple(name for name, _ in instruction.bindings))
-        return instruction.target, function, tuple(value for _, value in instruction.bindings)
+        arguments = [self._slot_of(value) for _, value in instruction.bindings]
+        return self._slot(instruction.target), function, len(arguments) == 1, itemgetter(*arguments)
 
     def __call__(self, g: Array, w: Array, t: int) -> Any:
-        """The update u at step t (from 0), of the shape of g; advances the state."""
-        values: dict[Any, Any] = {"g": g, "w": w, **self.states}
+        """The update u at step t (from 0), of the shape of g, or a number; advances the state."""
+        slots = self._slots
+        slots[0] = g
+        slots[1] = w
         at = min(t, self.total_steps - 1)
-        for name, table in self.decays:
-            values[name] = table[at]
-        for name, function, parameters in self.corrections:
-            values[name] = function(t, *parameters)
-        for random in self.program.draws:
-            values[random.name] = draw(random.primitive, self.seed, t, random.stream, self.shape)
-        get = values.get
-        for target, function, bindings in self.operations:
-            values[target] = function(*[get(value, value) for value in bindings])
-        for state in self.program.states:
-            self.states[state.name] = values[state.next]
-        return get(self.program.result, self.program.result)
+        for slot, table in self._decays:
+            slots[slot] = table[at]
+        for slot, formula, parameters, table in self._corrections:
+            slots[slot] = table[t] if t < len(table) else _correction(formula, parameters, t)
+        for slot, primitive, stream in self._draws:
+            slots[slot] = draw(primitive, self.seed, t, stream, self.shape)
+        for target, function, unary, arguments in self._operations:
+            slots[target] = function(arguments(slots)) if unary else function(*arguments(slots))
+        following = [slots[slot] for _, slot in self._states]
+        for (slot, _), value in zip(self._states, following, strict=True):
+            slots[slot] = value
+        return slots[self._result]
 
 
 class ReferenceOptimizer:
@@ -97,11 +136,15 @@ class ReferenceOptimizer:
         """
         sign = self.rule.sign if sign is None else sign
         with np.errstate(all="ignore"):
-            change = (lr * sign) * self.update(g, w, self.t)
-            self.t += 1
-            if self.rule.kind == "plain":
-                return np.asarray(w - change)
-            self.momentum_buffer = momentum * self.momentum_buffer - change
-            if self.rule.kind == "momentum":
-                return np.asarray(w + self.momentum_buffer)
-            return np.asarray(w + momentum * self.momentum_buffer - change)
+            return np.asarray(self.advance(w, g, lr * sign, momentum))
+
+    def advance(self, w: Array, g: Array, signed_lr: Any, momentum: Any) -> Any:
+        """`step` with learning rate and sign already multiplied, and floating-point warnings left to the caller: for tight loops."""
+        change = signed_lr * self.update(g, w, self.t)
+        self.t += 1
+        if self.rule.kind == "plain":
+            return w - change
+        self.momentum_buffer = momentum * self.momentum_buffer - change
+        if self.rule.kind == "momentum":
+            return w + self.momentum_buffer
+        return w + momentum * self.momentum_buffer - change

@@ -17,7 +17,7 @@ from optevolve.space.expression import NUMBER, Node
 from optevolve.space.operators import EPS, LEAVES, OPERATORS, Operator
 from optevolve.space.text import format_number
 
-__all__ = ["SPELLINGS", "Draw", "Instruction", "Program", "Scalar", "State", "lower", "render_formula"]
+__all__ = ["SPELLINGS", "Draw", "Instruction", "Program", "Scalar", "State", "Value", "lower", "render_formula"]
 
 Value = str | float
 

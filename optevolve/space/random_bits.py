@@ -7,6 +7,7 @@ The bits of element i are two rounds of a 32-bit finaliser (multiply, xor-shift)
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ __all__ = ["MULTIPLIERS", "draw", "stream_key"]
 _MASK = 0xFFFFFFFF
 MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
 _WEYL = 0x9E3779B9
+_SMALL = 64
 
 
 def _mix(x: int) -> int:
@@ -32,6 +34,18 @@ def stream_key(seed: int, step: int, stream: int) -> int:
 
 def draw(primitive: str, seed: int, step: int, stream: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """Random tensor of the given shape: "uniform" in [0, 1) in steps of 2^-24, or "normal" with mean 0 and variance 1."""
+    return _small_draw(primitive, seed, step, stream, shape) if math.prod(shape) <= _SMALL else _draw(primitive, seed, step, stream, shape)
+
+
+@lru_cache(maxsize=16384)
+def _small_draw(primitive: str, seed: int, step: int, stream: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Remembered, and not to be written to: the integrity check and fingerprints ask for the same few numbers for every rule."""
+    values = _draw(primitive, seed, step, stream, shape)
+    values.flags.writeable = False
+    return values
+
+
+def _draw(primitive: str, seed: int, step: int, stream: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     bits = np.arange(math.prod(shape), dtype=np.uint32).reshape(shape) + np.uint32(stream_key(seed, step, stream))
     for multiplier, shift in zip(MULTIPLIERS, (16, 15), strict=True):
         bits = (bits ^ (bits >> np.uint32(shift))) * np.uint32(multiplier)
