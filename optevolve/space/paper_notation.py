@@ -36,6 +36,7 @@ PAPER_KINDS = {"plain": "None", "momentum": "Mom", "nesterov": "Nest"}
 _TOKEN = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[A-Za-z_]\w*|\S)", re.ASCII)
 _HOLE = re.compile(r"\{(\w+)\}")
 _DECAY = "decay"
+_HOLES = ("x", "y", _DECAY)
 
 
 @dataclass(frozen=True)
@@ -80,21 +81,11 @@ def _spelling(text: str, tree: Node, row: Operator | None = None) -> _Spelling:
     return _Spelling(text, tuple(pieces), tree, row)
 
 
-# Leaves that no template contains, standing for the holes while the native parser reads it.
-_STAND_INS = {"x": "w", "y": "noise", _DECAY: "b"}
-
-
-def _template(native: str) -> Node:
-    for hole, leaf in _STAND_INS.items():
-        native = re.sub(rf"\b{hole}\b", leaf, native)
-    return parse_expression(native).substitute({leaf: Node(hole) for hole, leaf in _STAND_INS.items()})
-
-
 def _row_spellings(row: Operator, in_decay: bool) -> Iterator[_Spelling]:
     text = (row.decay_paper if in_decay else "") or row.paper
     for native, spelled in row.paper_forms:
         if not (in_decay and "{decay}" in spelled):
-            yield _spelling(spelled, _template(native))
+            yield _spelling(spelled, parse_expression(native, holes=_HOLES))
     if text:
         yield _spelling(text, Node(row.name, tuple(Node(name) for name in "xy"[: row.arity]), (0.0,) * len(row.params)), row)
 
@@ -346,7 +337,7 @@ class _Writer:
 
 def _matches(spelling: _Spelling, tree: Node, node: Node, holes: dict[str, Node]) -> bool:
     """Whether the tree with holes is the node for some filling of the holes, which are put into `holes`."""
-    if not tree.args and tree.name in _STAND_INS:
+    if not tree.args and tree.name in _HOLES:
         return (tree.name != _DECAY or _is_pure_decay(node)) and holes.setdefault(tree.name, node) == node
     free = tree is spelling.tree and spelling.row is not None  # an operator's own spelling takes any parameters
     return (
