@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -30,8 +31,8 @@ LOOK_STEPS = 10  # steps between looks at the losses
 def train(
     task: Task,
     optimizer: OptimizerFactory,
-    learning_rates: Sequence[float],
-    momenta: Sequence[float],
+    learning_rates: Sequence[float] | npt.NDArray[np.float64],
+    momenta: Sequence[float] | npt.NDArray[np.float64],
     *,
     seed: int,
     epoch_steps: int,
@@ -49,7 +50,7 @@ def train(
         optimizer: makes the optimizer from the model's trainable parameters.
         learning_rates: of each step, shape (steps,), at least one; put into every parameter group before the step.
         momenta: of each step, shape (steps,); put into the groups that have a momentum.
-        seed: of initialisation, batch order, augmentation, dropout, and of the optimizer's own randomness.
+        seed: of initialisation, batch order, augmentation, dropout, and of what the optimizer draws from torch's global generator.
         epoch_steps: steps between points of the curve; the last step is a point too.
         split: where the score of each point is measured; None to leave it out, as in trials.
         floor, floor_epoch: the run is stopped after epoch `floor_epoch` (from 1) if that epoch's training score is below `floor`.
