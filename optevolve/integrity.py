@@ -77,10 +77,13 @@ def check_integrity(rule: UpdateRule) -> Verdict:
 
 # Learning rate times sign at each step, for a stack of twelve parameter vectors: six learning rates with either sign.
 _SHAPES, _MOMENTA = schedule_values(1.0, STEPS, WARMUP)
-_RATES = [
-    np.outer(SIGNS, (np.array(LEARNING_RATES) * shape).astype(np.float32)).astype(np.float32).reshape(-1, 1) for shape in _SHAPES[:-1]
-]
 _STARTS = np.tile(START, (len(SIGNS) * len(LEARNING_RATES), 1))
+_OPTIMA = np.tile(OPTIMUM, (len(_STARTS), 1))
+_RATES = [
+    np.repeat(np.outer(SIGNS, np.array(LEARNING_RATES) * shape).astype(np.float32).ravel(), START.size).reshape(_STARTS.shape)
+    for shape in _SHAPES[:-1]
+]
+_MOMENTUM_AT = [np.array(momentum, dtype=np.float32) for momentum in _MOMENTA[:-1]]
 
 
 def _losses(rule: UpdateRule) -> npt.NDArray[np.float64]:
@@ -88,7 +91,8 @@ def _losses(rule: UpdateRule) -> npt.NDArray[np.float64]:
     optimizer = ReferenceOptimizer(rule, START.shape, STEPS)
     w = _STARTS
     with np.errstate(all="ignore"):
-        for rates, momentum in zip(_RATES, _MOMENTA.tolist(), strict=False):
-            w = optimizer.advance(w, 2 * (w - OPTIMUM), rates, momentum)
+        for rates, momentum in zip(_RATES, _MOMENTUM_AT, strict=True):
+            half = w - _OPTIMA
+            w = optimizer.advance(w, half + half, rates, momentum)
         losses = np.sum((w.astype(np.float64) - OPTIMUM) ** 2, axis=1).reshape(len(SIGNS), len(LEARNING_RATES))
         return np.where(np.isfinite(losses), losses, np.nan)

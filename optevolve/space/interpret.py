@@ -18,6 +18,7 @@ from optevolve.space.rule import UpdateRule
 
 __all__ = ["Interpreter", "ReferenceOptimizer"]
 
+ARGUMENTS = ("x", "y")
 Array = npt.NDArray[np.float32]
 
 
@@ -27,14 +28,20 @@ def _function(formula: str, names: tuple[str, ...]) -> Function:
 
 
 @lru_cache(maxsize=4096)
-def _table(formula: str, parameters: tuple[tuple[str, float], ...], steps: int) -> list[float]:
+def _table(formula: str, parameters: tuple[tuple[str, float], ...], steps: int, dtype: np.dtype[Any]) -> list[Any]:
     """A correction at t = 0 … steps-1."""
-    return [_correction(formula, parameters, t) for t in range(steps)]
+    return _numbers([_correction(formula, parameters, t) for t in range(steps)], dtype)
 
 
 def _correction(formula: str, parameters: tuple[tuple[str, float], ...], t: int) -> float:
     value: float = _function(formula, ("t", *(name for name, _ in parameters)))(t, *(value for _, value in parameters))
     return value
+
+
+def _numbers(values: npt.ArrayLike, dtype: np.dtype[Any]) -> list[Any]:
+    """The values as arrays of no dimension."""
+    array = np.asarray(values).astype(dtype)
+    return [array[i, ...] for i in range(len(array))]
 
 
 _Operation = tuple[int, Function, bool, Callable[[list[Any]], Any]]  # target slot, function, whether unary, argument(s) out of the slots
@@ -51,23 +58,28 @@ class Interpreter:
             its own state and all with the same random numbers.
         total_steps: length of the run T, for decays; ignored if there are none.
         seed: of dropout and noise.
+        dtype: of gradients and weights. Decays, bias corrections and the rule's own numbers are computed in float64 and rounded to it;
+            as arrays of no dimension they keep its precision (a Python number would become a float64 in `abs`) and are quicker.
     """
 
-    def __init__(self, program: Program, shape: tuple[int, ...], total_steps: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self, program: Program, shape: tuple[int, ...], total_steps: int = 1, seed: int = 0, dtype: npt.DTypeLike = np.float32
+    ) -> None:
+        self.dtype = np.dtype(dtype)
         self.shape = shape
         self.seed = seed
         self.total_steps = total_steps
         self._slots: list[Any] = [None, None]
         self._index: dict[Value, int] = {"g": 0, "w": 1}
-        states = [(self._slot(state.name, np.float32(0)), state.next) for state in program.states]
-        self._decays: list[tuple[int, list[float]]] = []
-        self._corrections: list[tuple[int, str, tuple[tuple[str, float], ...], list[float]]] = []
+        states = [(self._slot(state.name, self._number(0.0)), state.next) for state in program.states]
+        self._decays: list[tuple[int, list[Any]]] = []
+        self._corrections: list[tuple[int, str, tuple[tuple[str, float], ...], list[Any]]] = []
         for scalar in program.scalars:
             slot = self._slot(scalar.name)
             if scalar.node is not None:
-                self._decays.append((slot, values_of(scalar.node, total_steps).tolist()))
+                self._decays.append((slot, _numbers(values_of(scalar.node, total_steps), self.dtype)))
             else:
-                table = _table(scalar.formula, scalar.parameters, total_steps)
+                table = _table(scalar.formula, scalar.parameters, total_steps, self.dtype)
                 self._corrections.append((slot, scalar.formula, scalar.parameters, table))
         self._draws = [(self._slot(random.name), random.primitive, random.stream) for random in program.draws]
         self._operations = [self._operation(instruction) for instruction in program.instructions]
@@ -83,12 +95,23 @@ class Interpreter:
         """The slot of a name; a number gets one of its own."""
         if isinstance(value, str):
             return self._index[value]
+        self._slots.append(self._number(value))
+        return len(self._slots) - 1
+
+    def _number(self, value: float) -> Any:
+        return np.array(value, dtype=self.dtype)
+
+    def _parameter(self, value: Value) -> int:
+        """The slot of an operator's parameter, which formulas compute with as the number it is: `1 - beta`."""
         self._slots.append(value)
         return len(self._slots) - 1
 
     def _operation(self, instruction: Instruction) -> _Operation:
         function = _function(instruction.formula, tuple(name for name, _ in instruction.bindings))
-        arguments = [self._slot_of(value) for _, value in instruction.bindings]
+        arguments = [
+            self._slot_of(value) if isinstance(value, str) or name in ARGUMENTS else self._parameter(value)
+            for name, value in instruction.bindings
+        ]
         return self._slot(instruction.target), function, len(arguments) == 1, itemgetter(*arguments)
 
     def __call__(self, g: Array, w: Array, t: int) -> Any:
@@ -100,14 +123,13 @@ class Interpreter:
         for slot, table in self._decays:
             slots[slot] = table[at]
         for slot, formula, parameters, table in self._corrections:
-            slots[slot] = table[t] if t < len(table) else _correction(formula, parameters, t)
+            slots[slot] = table[t] if t < len(table) else self._number(_correction(formula, parameters, t))
         for slot, primitive, stream in self._draws:
             slots[slot] = draw(primitive, self.seed, t, stream, self.shape)
         for target, function, unary, arguments in self._operations:
             slots[target] = function(arguments(slots)) if unary else function(*arguments(slots))
-        following = [slots[slot] for _, slot in self._states]
-        for (slot, _), value in zip(self._states, following, strict=True):
-            slots[slot] = value
+        for slot, following in self._states:  # no state's next value is another state as it was: they may be replaced one by one
+            slots[slot] = slots[following]
         return slots[self._result]
 
 
