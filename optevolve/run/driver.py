@@ -1,0 +1,261 @@
+"""The driver: asks a source for jobs, has them measured, stores what came of them, and tells the source.
+
+What a search does next depends on what it was told and when. The driver therefore fixes the order: it asks as long as fewer than
+`lookahead` jobs are untold, then tells the outcome of the oldest, whichever arrived first. So asks and tells are a pure function of the
+source and the outcomes: one worker, many, or a run killed and resumed make the same search.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias
+
+from optevolve.errors import StudyError
+from optevolve.records import Job, Measurement, Outcome, Proposal, Status
+from optevolve.run.store import Entry, Study
+
+__all__ = ["Ask", "Happening", "Runner", "Source", "drive"]
+
+Ask: TypeAlias = tuple[str, Job, Proposal | None]
+
+
+class Source(Protocol):
+    """What wants measurements: a search, an elimination, the final evaluation.
+
+    A source must be deterministic: what it asks next is a function of what it asked and was told before, never of time or chance.
+    """
+
+    def ask(self) -> Ask | None:
+        """The next job with its stage and proposal; None if more must be told first, or nothing is left."""
+
+    def tell(self, job_id: str, outcome: Outcome, /) -> None:
+        """Takes what came of a job. Jobs are told in the order in which they were asked."""
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will be asked."""
+
+
+class Runner(Protocol):
+    """What makes measurements. A failing candidate gives an outcome that says so; only an OptevolveError is raised."""
+
+    @property
+    def capacity(self) -> int:
+        """How many jobs it takes at once, at least 1."""
+
+    def submit(self, job: Job) -> None:
+        """Takes a job; at most `capacity` are with it at a time."""
+
+    def collect(self, timeout: float) -> list[tuple[str, Outcome]]:
+        """Job ids with their outcomes, as they are ready; empty if none is after `timeout` seconds."""
+
+    def close(self) -> None:
+        """Ends the work at hand, finished or not."""
+
+
+@dataclass(frozen=True)
+class Happening:
+    """What the driver did, for progress and logs.
+
+    Attributes:
+        kind: "asked", "submitted" (measuring starts), "measured" (an outcome arrived and is stored), or "told" (the source knows it).
+            A job whose outcome was stored before is only asked and told; one that takes another's outcome is not submitted.
+        turn: place in the order of asking, from 0.
+        stage, job, proposal: as asked.
+        outcome: what came of it, with "measured" and "told".
+        stored: whether the outcome was in the study before this drive, so that nothing was measured.
+        same_as: id of the job whose outcome was taken; empty if none.
+    """
+
+    kind: str
+    turn: int
+    stage: str
+    job: Job
+    proposal: Proposal | None
+    outcome: Outcome | None = None
+    stored: bool = False
+    same_as: str = ""
+
+
+@dataclass
+class _Turn:
+    """A job asked and not yet told."""
+
+    number: int
+    stage: str
+    job: Job
+    proposal: Proposal | None
+    fingerprint: str = ""
+    same_as: str = ""
+    outcome: Outcome | None = None
+    stored: bool = False
+
+
+def drive(
+    source: Source,
+    runner: Runner,
+    study: Study,
+    *,
+    lookahead: int,
+    same: Callable[[Job], str] | None = None,
+    on_event: Callable[[Happening], None] | None = None,
+    patience: float = 0.5,
+) -> None:
+    """Drives a source to its end, or to the first error or interruption.
+
+    An outcome is stored before it is told. A job that the study holds is not measured again. On Ctrl-C, what has been measured by then is
+    stored and KeyboardInterrupt passes on; the same call with the same source goes on from there. The runner stays open.
+
+    Args:
+        source: what asks; fresh from its beginning, also when resuming: it is told again what is stored.
+        runner: what measures.
+        study: where outcomes go, open for writing.
+        lookahead: jobs asked and not yet told, at least 1. Part of the search, unlike the number of workers.
+        same: fingerprint of a job's rule. A job equal in fingerprint and in everything else but id and rule (stage, task, protocol, seed,
+            split, learning rate) to one asked before takes that one's outcome, without its curves and at no cost. "" is equal to nothing.
+        on_event: told of everything that happens.
+        patience: seconds to wait for outcomes at a time.
+
+    Raises:
+        StudyError: if the store fails, or holds another job under the same id.
+        OptevolveError: what a measurement raised, such as DataError.
+        ValueError: if `lookahead` is below 1, or the source asks for an id twice, or neither asks nor is done while it knows everything.
+    """
+    if lookahead < 1:
+        raise ValueError(f"lookahead is {lookahead}, expected at least 1")
+    _Drive(source, runner, study, lookahead, same, on_event, patience).run()
+
+
+class _Drive:
+    """The state of one call of `drive`."""
+
+    def __init__(
+        self,
+        source: Source,
+        runner: Runner,
+        study: Study,
+        lookahead: int,
+        same: Callable[[Job], str] | None,
+        on_event: Callable[[Happening], None] | None,
+        patience: float,
+    ) -> None:
+        self.source, self.runner, self.study = source, runner, study
+        self.lookahead, self.same, self.on_event, self.patience = lookahead, same, on_event, patience
+        self.asked: set[str] = set()
+        self.firsts: dict[tuple[object, ...], str] = {}  # what makes jobs the same → id of the first
+        self.outcomes: dict[str, Outcome] = {}  # of firsts that were told, without curves
+        self.untold: deque[_Turn] = deque()
+        self.waiting: deque[_Turn] = deque()  # to be submitted
+        self.running: dict[str, _Turn] = {}
+        self.unsaved: list[tuple[_Turn, Outcome]] = []
+
+    def run(self) -> None:
+        try:
+            while True:
+                self.ask()
+                if not self.untold:
+                    break
+                self.await_oldest()
+                self.tell()
+        except KeyboardInterrupt:
+            self.take(self.runner.collect(0))
+            self.save()
+            raise
+        if not self.source.done:
+            raise ValueError(f"the source {self.source!r} is not done, asks nothing and waits for nothing")
+
+    def ask(self) -> None:
+        while len(self.untold) < self.lookahead and not self.source.done:
+            asked = self.source.ask()
+            if asked is None:
+                break
+            stage, job, proposal = asked
+            if job.id in self.asked:
+                raise ValueError(f"job {job.id!r} was asked twice")
+            turn = _Turn(len(self.asked), stage, job, proposal)
+            self.asked.add(job.id)
+            if self.same is not None and (fingerprint := self.same(job)):
+                turn.fingerprint = fingerprint
+                key = (stage, fingerprint, job.task, job.protocol, job.seed, job.split, job.learning_rate)
+                first = self.firsts.setdefault(key, job.id)
+                turn.same_as = "" if first == job.id else first
+            self.untold.append(turn)
+            self.happen("asked", turn)
+            self.recall(turn)
+            if turn.outcome is None and not turn.same_as:
+                self.waiting.append(turn)
+        self.submit()
+
+    def recall(self, turn: _Turn) -> None:
+        """Takes a turn's outcome from the study, if it is there."""
+        found = self.study.measurement(turn.job.id)
+        if found is None:
+            return
+        if found.job != turn.job or found.stage != turn.stage:
+            raise StudyError(
+                f"The study holds another job under the id {turn.job.id!r}: it measured {found.job.rule!r} in stage {found.stage!r}, "
+                f"expected {turn.job.rule!r} in stage {turn.stage!r}, with the same task, protocol and seed. Resume with the config and "
+                "version of optevolve that started the run, or start a new one."
+            )
+        turn.outcome, turn.same_as, turn.stored = found.outcome, found.same_as, True
+
+    def submit(self) -> None:
+        while self.waiting and len(self.running) < max(1, self.runner.capacity):
+            turn = self.waiting.popleft()
+            self.running[turn.job.id] = turn
+            self.runner.submit(turn.job)
+            self.happen("submitted", turn)
+
+    def await_oldest(self) -> None:
+        """Stores outcomes as they arrive until that of the oldest turn is there."""
+        oldest = self.untold[0]
+        while oldest.outcome is None:
+            if oldest.same_as:  # asked later than the one it equals, which has therefore been told
+                free = replace(self.outcomes[oldest.same_as], curves=(), steps=0, seconds=0.0)
+                self.unsaved.append((oldest, free))
+            else:
+                self.take(self.runner.collect(self.patience))
+            self.save()
+            self.submit()
+
+    def take(self, arrived: list[tuple[str, Outcome]]) -> None:
+        self.unsaved += [(self.running.pop(job_id), _checked(outcome)) for job_id, outcome in arrived]
+
+    def save(self) -> None:
+        # An interruption may have come between storing and noting it.
+        fresh = [(turn, outcome) for turn, outcome in self.unsaved if turn.outcome is None]
+        missing = [(turn, outcome) for turn, outcome in fresh if self.study.measurement(turn.job.id) is None]
+        self.study.record_all(
+            [
+                Entry(Measurement(turn.stage, turn.job, outcome, turn.proposal, turn.same_as), turn.number, turn.fingerprint)
+                for turn, outcome in missing
+            ]
+        )
+        for turn, outcome in fresh:
+            turn.outcome = outcome
+        self.unsaved = []
+        for turn, _ in fresh:
+            self.happen("measured", turn)
+
+    def tell(self) -> None:
+        turn = self.untold.popleft()
+        assert turn.outcome is not None
+        if turn.fingerprint and not turn.same_as:
+            self.outcomes[turn.job.id] = replace(turn.outcome, curves=())
+        self.source.tell(turn.job.id, turn.outcome)
+        self.happen("told", turn)
+
+    def happen(self, kind: str, turn: _Turn) -> None:
+        if self.on_event is not None:
+            outcome = turn.outcome if kind in {"measured", "told"} else None
+            self.on_event(Happening(kind, turn.number, turn.stage, turn.job, turn.proposal, outcome, turn.stored, turn.same_as))
+
+
+def _checked(outcome: Outcome) -> Outcome:
+    """A completed outcome has a fitness; without one, the task is to blame."""
+    if outcome.status is not Status.COMPLETED or (outcome.fitness is not None and not math.isnan(outcome.fitness)):
+        return outcome if outcome.fitness is None or not math.isnan(outcome.fitness) else replace(outcome, fitness=None)
+    return replace(outcome, status=Status.FAILED, fitness=None, reason=f"its task gave {outcome.fitness} as its score")

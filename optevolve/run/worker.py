@@ -1,0 +1,127 @@
+"""What happens inside a worker process: one thread, no Ctrl-C, and a candidate's failure as an outcome.
+
+Loads nothing heavy itself: the environment must be set before torch is imported, which the first job does.
+"""
+
+import importlib
+import multiprocessing
+import operator
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, MutableSequence
+from pathlib import Path
+from typing import Any
+
+from optevolve.errors import OptevolveError
+from optevolve.records import Job, Outcome, Status
+
+__all__ = ["Measure", "measure_safely", "name_of", "prepare", "run_job"]
+
+Measure = Callable[[Job], Outcome]
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
+_memory: int | None = None  # bytes that the job at hand may add to this process
+_pids: MutableSequence[int] = []  # shared with the driver: by slot of a job, the process that took it
+
+
+def prepare(memory: int | None, pids: MutableSequence[int]) -> None:
+    """Makes this process a worker; run once when it starts.
+
+    Args:
+        memory: bytes that a job may allocate beyond what the process holds when the job starts; None for no limit.
+        pids: shared with the driver: by slot of a job, the process that took it.
+    """
+    global _memory, _pids
+    _memory, _pids = memory, pids
+    for name in _THREADS:
+        os.environ[name] = "1"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the driver, which ends its workers
+    threading.Thread(target=_end_with_driver, daemon=True, name="end-with-driver").start()
+
+
+def _end_with_driver() -> None:
+    """A worker whose driver was killed would train on for hours, beside those of the resumed run."""
+    driver = multiprocessing.parent_process()
+    if driver is not None:
+        driver.join()
+        os._exit(1)
+
+
+def name_of(measure: Measure) -> str:
+    """The name "module:function" under which a worker finds a function.
+
+    Raises:
+        ValueError: if it is no function of a module.
+    """
+    name = f"{measure.__module__}:{getattr(measure, '__qualname__', '')}"
+    if "<" in name or _find(name) is not measure:
+        raise ValueError(f"{measure!r} is no function of a module, so that a worker process cannot import it")
+    return name
+
+
+def _find(name: str) -> Any:
+    module, _, path = name.partition(":")
+    return operator.attrgetter(path)(importlib.import_module(module)) if path else None
+
+
+def run_job(name: str, job: Job, slot: int) -> Outcome:
+    """Measures a job in a worker by the function of that name: what `measure_safely` says, with one thread and limited memory.
+
+    The function goes by name because workers receive jobs one at a time: each imports torch on its own time, not while the others wait.
+    """
+    _pids[slot] = os.getpid()
+    measure = _find(name)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+    _limit_memory()
+    try:
+        return measure_safely(measure, job)
+    except OptevolveError as error:
+        if type(error).__module__ == OptevolveError.__module__:
+            raise
+        raise OptevolveError(str(error)) from None  # a user's own kind of error may not cross processes
+    except BaseException as error:  # noqa: BLE001 - no real Ctrl-C comes here: the candidate raised it, and it must not end the driver
+        return Outcome(Status.FAILED, reason=_reason(error))
+
+
+def _limit_memory() -> None:
+    """Limits the address space to what is in use now plus the allowance; where the system has no such limit or no account, none."""
+    if _memory is None or not Path("/proc/self/statm").exists():
+        return
+    import resource
+
+    in_use = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = in_use + _memory
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def measure_safely(measure: Measure, job: Job) -> Outcome:
+    """The outcome of a job; what the candidate or its task raises becomes a FAILED outcome with the reason.
+
+    Raises:
+        OptevolveError: what a user can mend, such as missing data, is no candidate's fault.
+    """
+    try:
+        outcome = measure(job)
+        if not isinstance(outcome, Outcome):
+            raise TypeError(f"expected an Outcome, found {type(outcome).__name__}")
+        return outcome
+    except OptevolveError:
+        raise
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - anything may be wrong with a random rule or a user's task; the reason is kept
+        return Outcome(Status.FAILED, reason=_reason(error))
+
+
+def _reason(error: BaseException) -> str:
+    """One line: the exception, its message, and the last place in code that it passed."""
+    message = " ".join(str(error).split())
+    if len(message) > 500:
+        message = message[:500] + "…"
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
+    return f"{type(error).__name__}: {message}{place}"

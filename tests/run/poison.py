@@ -1,0 +1,66 @@
+"""Measure functions for worker processes: the rule says what to do. A module of its own, without test libraries, for workers to import."""
+
+import ctypes
+import os
+import sys
+import time
+
+from optevolve.config import Protocol
+from optevolve.errors import DataError
+from optevolve.records import Job, Outcome, Status, TrainingCurve
+
+
+class OwnError(DataError):
+    """An error that cannot be unpickled."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"own error {one} {two}")
+
+
+def job(ident: str, rule: str = "", seed: int = 0, task: str = "synthetic") -> Job:
+    return Job(ident, rule or ident, task, Protocol(), seed)
+
+
+def synthetic(job: Job) -> Outcome:
+    """An outcome that is a function of the job alone; some fail."""
+    value = sum(map(ord, job.rule + job.task)) * 7919 + job.seed * 104729
+    if value % 7 == 0:
+        return Outcome(Status.DIVERGED, reason="as every seventh", seconds=0.001)
+    curve = TrainingCurve(0.1, job.seed, (1, 2), (1.0, float("nan")), (0.5, 0.25), (value % 13, float("inf")))
+    return Outcome(Status.COMPLETED, value % 1000 / 1000, 0.1, curves=(curve,), steps=2, seconds=0.001)
+
+
+def slow(job: Job) -> Outcome:
+    time.sleep(0.002 * (sum(map(ord, job.rule)) % 5))
+    return synthetic(job)
+
+
+def poisoned(job: Job) -> Outcome:
+    """Does what the rule says."""
+    word, _, rest = job.rule.partition(" ")
+    if word == "raise":
+        raise ZeroDivisionError(rest)
+    if word == "data":
+        raise DataError("Expected data, found none. Download it.")
+    if word == "interrupt":
+        raise KeyboardInterrupt
+    if word == "own":
+        raise OwnError(1, 2)
+    if word == "nothing":
+        return None  # type: ignore[return-value]
+    if word == "sys.exit":
+        sys.exit(rest)
+    if word == "os._exit":
+        os._exit(int(rest))
+    if word == "segfault":
+        ctypes.string_at(0)
+    if word == "hang":
+        while True:
+            pass
+    if word == "memory":
+        return Outcome(Status.COMPLETED, float(len(bytearray(int(rest)))))
+    if word == "unpicklable":
+        return Outcome(Status.COMPLETED, 0.5, reason=lambda: None)  # type: ignore[arg-type]
+    if word == "environment":
+        return Outcome(Status.COMPLETED, 0.5, reason=" ".join(f"{name}={os.environ.get(name, '')}" for name in rest.split()))
+    return synthetic(job)

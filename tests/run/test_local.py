@@ -1,0 +1,164 @@
+"""Runners outlive what they run."""
+
+import importlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from optevolve.errors import DataError, OptevolveError
+from optevolve.records import Job, Outcome, Status
+from optevolve.run.limits import TimeLimit, longest
+from optevolve.run.local import LocalRunner, SerialRunner
+
+
+@pytest.fixture(scope="module")
+def poison() -> Iterator[ModuleType]:
+    """The module of measure functions, found by this process and, through its search path, by workers."""
+    folder = str(Path(__file__).parent)
+    sys.path.insert(0, folder)
+    yield importlib.import_module("poison")
+    sys.path.remove(folder)
+
+
+def measured(runner: LocalRunner | SerialRunner, *jobs: Job, seconds: float = 60) -> dict[str, Outcome]:
+    """Outcomes of all jobs, as many at once as the runner takes; what is not there in time is missing."""
+    end = time.monotonic() + seconds
+    waiting, submitted = list(jobs), 0
+    found: dict[str, Outcome] = {}
+    while len(found) < len(jobs) and time.monotonic() < end:
+        while waiting and submitted - len(found) < runner.capacity:
+            runner.submit(waiting.pop(0))
+            submitted += 1
+        found |= dict(runner.collect(0.2))
+    return found
+
+
+def test_serial_and_local_runners_measure_the_same(poison: ModuleType) -> None:
+    jobs = [poison.job(f"job/{number}", seed=number) for number in range(8)]
+    with SerialRunner(poison.synthetic) as serial, LocalRunner(2, poison.synthetic) as local:
+        assert serial.capacity == 1
+        assert local.capacity == 2
+        expected = measured(serial, *jobs)
+        found = measured(local, *jobs)
+    assert [repr((expected[j.id], expected[j.id].curves)) for j in jobs] == [repr((found[j.id], found[j.id].curves)) for j in jobs]
+    assert {outcome.status for outcome in found.values()} == {Status.COMPLETED, Status.DIVERGED}
+
+
+def test_a_poisoned_candidate_costs_only_its_own_measurement(poison: ModuleType) -> None:
+    rules = {
+        "raise": "raise why not",
+        "interrupt": "interrupt",
+        "nothing": "nothing",
+        "sys.exit": "sys.exit now",
+        "os._exit": "os._exit 3",
+        "zero": "os._exit 0",
+        "segfault": "segfault",
+        "hang": "hang",
+        "memory": "memory 100_000_000_000",
+        "unpicklable": "unpicklable",
+        "fine": "memory 1000",
+    }
+    reasons = {
+        "raise": "ZeroDivisionError: why not (poison.py:",
+        "interrupt": "KeyboardInterrupt",
+        "nothing": "TypeError: expected an Outcome, found NoneType",
+        "sys.exit": "SystemExit: now",
+        "os._exit": "its worker exited with code 3",
+        "segfault": "its worker was killed by SIGSEGV",
+        "hang": "took longer than its time limit of 4 s",
+        "memory": "MemoryError",
+        "zero": "its worker exited with code 0",
+        "unpicklable": "its worker exited with code 1",
+    }
+    jobs = [poison.job(name, rule) for name, rule in rules.items()] + [poison.job(f"healthy/{number}") for number in range(6)]
+    with LocalRunner(2, poison.poisoned, time_limit=4, memory_limit=2**30) as runner:
+        found = measured(runner, *jobs)
+    assert set(found) == {job.id for job in jobs}
+    for name, reason in reasons.items():
+        assert found[name].status is Status.FAILED
+        assert reason in found[name].reason
+    assert found["fine"].fitness == 1000
+    for job in jobs[-6:]:
+        assert repr(found[job.id]) == repr(poison.synthetic(job))
+
+
+def test_a_user_s_error_is_raised_after_the_outcomes_that_came_with_it(poison: ModuleType) -> None:
+    with LocalRunner(2, poison.poisoned) as runner:
+        runner.submit(poison.job("a"))
+        runner.submit(poison.job("b", "data"))
+        with pytest.raises(ValueError, match="2 jobs are at hand already"):
+            runner.submit(poison.job("c"))
+        found: dict[str, Outcome] = {}
+        with pytest.raises(DataError, match="Expected data, found none"):  # noqa: PT012 - when it comes is not ours to say
+            while True:
+                found |= dict(runner.collect(1.0))
+        assert list(found) == ["a"]
+    with LocalRunner(1, poison.poisoned) as runner, pytest.raises(OptevolveError, match="own error 1 2"):
+        measured(runner, poison.job("c", "own"))
+    with SerialRunner(poison.poisoned) as serial:
+        serial.submit(poison.job("b", "data"))
+        with pytest.raises(DataError):
+            serial.collect(1.0)
+
+
+def test_workers_have_one_thread_and_the_driver_s_environment(poison: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTEVOLVE_DATA", "/some/where")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    names = "OPTEVOLVE_DATA OMP_NUM_THREADS MKL_NUM_THREADS TORCHINDUCTOR_COMPILE_THREADS"
+    with LocalRunner(1, poison.poisoned) as runner:
+        found = measured(runner, poison.job("a", f"environment {names}"))
+    expected = "OPTEVOLVE_DATA=/some/where OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TORCHINDUCTOR_COMPILE_THREADS=1"
+    assert found["a"].reason == expected
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
+def test_a_pool_whose_idle_workers_die_is_mended(poison: ModuleType) -> None:
+    with LocalRunner(1, poison.synthetic) as runner:
+        assert set(measured(runner, poison.job("a"))) == {"a"}
+        for pid in list(runner._pool._pool_manager.worker_manager.workers):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.5)
+        assert set(measured(runner, poison.job("b"))) == {"b"}
+        for pid in list(runner._pool._pool_manager.worker_manager.workers):
+            os.kill(pid, signal.SIGKILL)
+        assert set(measured(runner, poison.job("c"))) == {"c"}
+
+
+def test_a_function_that_workers_cannot_import_is_refused() -> None:
+    def inner(job: object) -> Outcome:
+        return Outcome(Status.FAILED)
+
+    for measure in (inner, lambda job: Outcome(Status.FAILED)):
+        with pytest.raises(ValueError, match="no function of a module"):
+            LocalRunner(1, measure)
+    with pytest.raises(ValueError, match="at least 1"):
+        LocalRunner(0, inner)
+
+
+def test_time_limits_follow_the_cost_of_peers(poison: ModuleType) -> None:
+    job, other = poison.job("a", task="one"), poison.job("b", task="two")
+    assert longest(job) == 7 * 800 + 8000
+    limit = TimeLimit(multiple=10, floor=5, first=1000)
+    assert limit.seconds(job) == 1000
+    for seconds in (1.0, 2.0, 300.0):
+        limit.learn(job, Outcome(Status.STOPPED, steps=1000, seconds=seconds))
+    limit.learn(job, Outcome(Status.FAILED, steps=0, seconds=1e9))
+    assert limit.seconds(job) == pytest.approx(10 * 0.002 * 13600)
+    assert limit.seconds(other) == 1000
+    limit.learn(other, Outcome(Status.COMPLETED, 0.5, steps=10**6, seconds=1.0))
+    assert limit.seconds(other) == 5
+    assert TimeLimit(fixed=3).seconds(job) == 3
+
+
+def test_a_hanging_job_is_ended_once_its_peers_are_known(poison: ModuleType) -> None:
+    limit = TimeLimit(multiple=0.1, floor=1.0)
+    with LocalRunner(2, poison.poisoned, time_limit=limit) as runner:
+        found = measured(runner, poison.job("hang", "hang"), poison.job("fine"))
+    assert "time limit of" in found["hang"].reason
+    assert found["fine"].status is Status.COMPLETED
