@@ -19,20 +19,48 @@ Names below are loaded on first use, so that `import optevolve` and the space lo
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optevolve.config import RunConfig
+    from optevolve.config_text import load_config, preset
     from optevolve.errors import OptevolveError
+    from optevolve.integrity import check_integrity, trajectory
+    from optevolve.space import UpdateRule, decay_values, parse
+    from optevolve.tasks import Batch, Task
 
 __version__ = "0.1.0"
 
-__all__ = ["OptevolveError", "RunConfig", "__version__"]
+__all__ = [
+    "Batch",
+    "OptevolveError",
+    "RunConfig",
+    "Task",
+    "UpdateRule",
+    "__version__",
+    "check_integrity",
+    "decay_values",
+    "load_config",
+    "parse",
+    "preset",
+    "trajectory",
+]
 
-# Public name → the module that defines it; a module's own name stands for the module itself.
+# Public name → the module that defines it.
 _HOMES = {
+    "Batch": "optevolve.tasks",
     "OptevolveError": "optevolve.errors",
     "RunConfig": "optevolve.config",
+    "Task": "optevolve.tasks",
+    "UpdateRule": "optevolve.space",
+    "check_integrity": "optevolve.integrity",
+    "decay_values": "optevolve.space",
+    "load_config": "optevolve.config_text",
+    "parse": "optevolve.space",
+    "preset": "optevolve.config_text",
+    "trajectory": "optevolve.integrity",
 }
 
 

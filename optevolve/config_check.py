@@ -7,7 +7,7 @@ import difflib
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from optevolve.config import EliminationRound, RunConfig
@@ -65,14 +65,15 @@ def hints_of(owner: type) -> dict[str, Any]:
 def _check(config: RunConfig, source: str) -> None:
     """What types cannot say: names that must be known, and numbers that depend on each other."""
     from optevolve.search import ALGORITHMS
-    from optevolve.space import GRAMMARS
+    from optevolve.space.grammar import GRAMMARS
     from optevolve.zoo import ZOO
 
-    for key, value, known in [
-        ("search.algorithm", config.search.algorithm, ALGORITHMS),
-        ("grammar", config.grammar, GRAMMARS),
-        *((f"evaluation.baselines.{i}", name, ZOO) for i, name in enumerate(config.evaluation.baselines)),
-    ]:
+    names: list[tuple[str, str, list[str]]] = [
+        ("search.algorithm", config.search.algorithm, list(ALGORITHMS)),
+        ("grammar", config.grammar, list(GRAMMARS)),
+        *((f"evaluation.baselines.{i}", name, list(ZOO)) for i, name in enumerate(config.evaluation.baselines)),
+    ]
+    for key, value, known in names:
         if value not in known:
             expected = f"one of {', '.join(known)}" if len(known) <= 10 else "a rule of 'optevolve zoo'"
             raise ConfigError(f"{source}: {key}: expected {expected}, got {value!r}.{nearest(value, known)}")
@@ -81,15 +82,6 @@ def _check(config: RunConfig, source: str) -> None:
             f"{source}: search.particles: expected at most search.population ({config.search.population}), "
             f"since the best of the population become the particles, got {config.search.particles}."
         )
-    protocols = {"initial": config.initial.protocol, "evolution": config.evolution.protocol, "evaluation": config.evaluation.protocol}
-    protocols |= {f"elimination.{i}": r.protocol for i, r in enumerate(config.elimination)}
-    for stage, protocol in protocols.items():
-        for inner, outer in [("trial_epoch_steps", "trial_steps"), ("epoch_steps", "full_steps")]:
-            if getattr(protocol, inner) > getattr(protocol, outer):
-                raise ConfigError(
-                    f"{source}: {stage}.protocol.{inner}: expected at most {outer} ({getattr(protocol, outer)}), "
-                    f"so that a score is taken at least once, got {getattr(protocol, inner)}."
-                )
     for i, (before, after) in enumerate(zip(config.elimination, config.elimination[1:], strict=False), start=1):
         if after.keep > before.keep:
             raise ConfigError(
@@ -161,7 +153,7 @@ def _known_keys(owner: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _known_keys(EliminationRound, f"{prefix}{field.name}.0.")
 
 
-def nearest(name: str, known: Mapping[str, Any]) -> str:
+def nearest(name: str, known: Collection[str]) -> str:
     """A question to append to a message if a known name is near, else nothing."""
     near = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""

@@ -44,6 +44,11 @@ PRESETS = {
 }
 DEFAULT_PRESET = "small"
 
+_HEAD = """# Every number of a run. A file of your own may leave values out: they then come from the preset that it names by a line such as
+# preset = "quick", else from "small".
+
+"""
+
 
 def preset(name: str) -> RunConfig:
     """The config of a preset.
@@ -160,20 +165,32 @@ def assemble(
 
 
 def to_toml(config: RunConfig) -> str:
-    """Complete TOML text of a config, each value explained at its first appearance. `from_toml` gives the same config back."""
+    """Complete TOML text of a config, each value explained at its first appearance. `from_toml` gives the same config back.
+
+    Raises:
+        ConfigError: if the config has a value out of range, which could not be read back.
+    """
     import tomli_w
 
+    text = tomli_w.dumps(_plain(validated(_plain(config), "config")))  # checked, so that whole numbers stand as floats where floats belong
+    text = re.sub(r"^(\w+ = )\[\n((?: {4}.*,\n)+)\]$", _on_one_line, text, flags=re.MULTILINE)
+        r"^(\w+ = )\[\n((?: {4}.*,\n)+)\]$", lambda m: f"{m[1]}[{' '.join(m[2].split(chr(10))).strip(' ,')}]", text, flags=re.MULTILINE
+    )
     lines: list[str] = []
     explained: set[str] = set()
     owner: type | None = RunConfig
-    for line in tomli_w.dumps(_plain(config)).split("\n"):
+    for line in text.split("\n"):
         if header := re.fullmatch(r"\[+([\w.]+)\]+", line):
             owner = _class_at(header[1].split("."))
         elif owner and (key := re.match(r"(\w+) = ", line)) and f"{owner.__name__}.{key[1]}" not in explained:
             explained.add(f"{owner.__name__}.{key[1]}")
             lines += [f"# {text}" for text in _explanations(owner).get(key[1], [])]
         lines.append(line)
-    return '# Every number of a run. Values left out come from the preset named by: preset = "small"\n\n' + "\n".join(lines).strip() + "\n"
+    return _HEAD + "\n".join(lines).strip() + "\n"
+
+
+def _on_one_line(array: re.Match[str]) -> str:
+    return f"{array[1]}[{', '.join(line.strip().removesuffix(',') for line in array[2].split(chr(10)) if line)}]"
 
 
 def difference(a: RunConfig, b: RunConfig) -> list[tuple[str, Any, Any]]:

@@ -2,8 +2,10 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,7 @@ LAYERS: list[set[str]] = [
 # Siblings of a row that one may import all the same, each with the reason.
 EXCEPTIONS = {
     ("__init__", "*"): "the package's own face names everything, loaded on use",
+    ("__main__", "*"): "starts the command line",
     ("testing", "*"): "offered to users' tests; nothing imports it",
 }
 LAYER = {part: number for number, row in enumerate(LAYERS) for part in row}
@@ -115,6 +118,24 @@ def test_library_stays_where_it_belongs(library: str) -> None:
         if name.split(".")[0] == library and not inside.startswith(tuple(CONFINED[library]))
     ]
     assert strays == []
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    """What only happens to be installed, because a dependency needs it, may be gone tomorrow."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = [
+        *project["dependencies"],
+        *(text for extra in ("data", "vision", "ray") for text in project["optional-dependencies"][extra]),
+    ]
+    known = {re.split(r"[^\w-]", text)[0].lower().replace("-", "_") for text in declared}
+    known = {{"scikit_learn": "sklearn", "pillow": "pil"}.get(name, name) for name in known}
+    brought = {"pyarrow": "datasets", "huggingface_hub": "datasets", "fsspec": "datasets", "pydantic_core": "pydantic", "sympy": "torch"}
+    imported = {name.split(".")[0] for path in FILES for name, _ in imports_of(path)} - {
+        "optevolve",
+        "__future__",
+        *sys.stdlib_module_names,
+    }
+    assert sorted(name for name in imported if brought.get(name, name).lower() not in known) == []
 
 
 def test_torch_stays_out_of_the_light_parts() -> None:

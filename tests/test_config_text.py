@@ -226,7 +226,6 @@ def test_settings(setting: str, expected: Any) -> None:
         ("initial.protocol.learning_rates=[0.1, -1]", "--set: initial.protocol.learning_rates.1: expected a number that is more than 0"),
         ("initial.protocol.learning_rates=[nan]", "--set: initial.protocol.learning_rates.0: expected"),
         ("initial.protocol.max_loss_ratio=1", "--set: initial.protocol.max_loss_ratio: expected a number that is more than 1"),
-        ("initial.protocol.epoch_steps=100000", "--set: initial.protocol.epoch_steps: expected at most full_steps"),
         ("initial.task_options.width=[1]", "--set: initial.task_options.width: expected true, false, a number or text, got [1]."),
         ("initial=3", "--set: initial: expected a table, got 3."),
         ("seed=-1", "--set: seed: expected a number that is at least 0, got -1."),

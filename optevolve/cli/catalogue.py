@@ -1,0 +1,107 @@
+"""Commands that list what there is: published rules, tasks, and every number of a run."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from optevolve.cli.terminal import print_json, print_table, say
+
+if TYPE_CHECKING:
+    from optevolve.tasks import Task
+
+__all__ = ["config", "tasks", "zoo"]
+
+
+def zoo(json: Annotated[bool, typer.Option("--json", help="Print the rules as a JSON list.")] = False) -> None:
+    """List published optimizers; each name can be used wherever a rule can.
+
+    \b
+    Examples:
+      optevolve zoo
+      optevolve show opt6
+    """
+    from optevolve.zoo import ZOO
+
+    rows = list(ZOO.values())
+    if json:
+        print_json([{**{f.name: getattr(row, f.name) for f in fields(row)}, "rule": str(row.rule)} for row in rows])
+        return
+    print_table(
+        ["name", "learning rate", "rule", "summary"],
+        ([row.name, None if row.learning_rate is None else f"{row.learning_rate:g}", str(row.rule), row.summary] for row in rows),
+        right=["learning rate"],
+    )
+
+
+def tasks(
+    check: Annotated[
+        str | None,
+        typer.Option("--check", metavar="TASK", help="Try a task out (your own: module:Name): model, batches, loss, score."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the tasks, or the check's findings, as JSON.")] = False,
+) -> None:
+    """List tasks with their options and data, or try one out.
+
+    \b
+    Examples:
+      optevolve tasks
+      optevolve tasks --check my_tasks:Moons
+      optevolve search --task cifar10-convnet@width=16 --out runs/narrow
+    """
+    from optevolve.tasks import TASKS, check_task, load
+
+    if check is not None:
+        found = check_task(load(check))
+        if json:
+            print_json({"task": check, "ok": True, **asdict(found)})
+        else:
+            say(f"{check} is sound: {found.parameters} parameters, untrained loss {found.loss:.4g}, untrained score {found.score:.4g}")
+        return
+    if json:
+        print_json(
+            [{"name": name, "options": _options(kind), **{fact: getattr(kind, fact) for fact in _FACTS}} for name, kind in TASKS.items()]
+        )
+        return
+    for name, kind in TASKS.items():
+        say(name, style="bold")
+        options = ", ".join(f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in _options(kind).items())
+        facts = {_FACTS[fact]: getattr(kind, fact) for fact in _FACTS}
+        for label, text in {"": facts.pop(""), "options": options, **facts}.items():
+            if text:
+                say(f"  {label}: {text}" if label else f"  {text}")
+    say("\nYour own: optevolve search --task module:Name; see CONTRIBUTING.md.")
+
+
+_FACTS = {"summary": "", "data_source": "data", "licence": "licence", "citation": "cite"}
+
+
+def _options(kind: type[Task]) -> dict[str, Any]:
+    """Option → default of a task."""
+    return {f.name: None if f.default is MISSING else f.default for f in fields(kind) if f.init}
+
+
+def config(
+    config_file: Annotated[Path | None, typer.Argument(metavar="FILE", help="TOML file with config values to check and complete.")] = None,
+    preset: Annotated[str | None, typer.Option("--preset", "-p", help="What to start from: quick, small (the default) or paper.")] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="What to train.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any config value; may be repeated.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the config as JSON.")] = False,
+) -> None:
+    """Print every number of a run as TOML, explained, for a file of your own.
+
+    \b
+    Examples:
+      optevolve config --preset paper > my_run.toml
+      optevolve config my_run.toml --set search.particles=3
+    """
+    from optevolve.config_text import assemble, to_toml
+
+    chosen = assemble(config_file, preset_name=preset, task=task, settings=settings or ())
+    if json:
+        print_json(asdict(chosen))
+    else:
+        typer.echo(to_toml(chosen), nl=False)

@@ -1,0 +1,233 @@
+"""Commands about a run: start it, go on with it, look at it, evaluate it anew."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from optevolve.cli.terminal import console, print_json, print_table, say
+
+__all__ = ["evaluate", "report", "resume", "search", "top"]
+
+RunFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", "-w", min=1, help="Processes that train in parallel. Default: one per core. It does not change the search."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON; progress goes to standard error.")]
+
+
+def search(
+    config_file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="TOML file with config values; see 'optevolve config'.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", "-t", help="What to train: a name of 'optevolve tasks', or your own as module:Name.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", "-p", help="Size of the run: quick (minutes), small (an hour, the default), paper.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the run. Default: runs/ and the name of the file or task.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", "-s", help="Seed of everything random. The same seed gives the same search.")
+    ] = None,
+    workers: Workers = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of data sets in the Hub's parquet layout. Default: OPTEVOLVE_DATA, else the Hub.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any config value; may be repeated. Keys: 'optevolve config'.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Evolve an optimizer: random rules, integrity check, training, mutation, elimination, and a final evaluation beside tuned baselines.
+
+    The folder gets config.toml, study.db (everything measured), report.html (opens offline) and best_optimizer.py (needs only torch).
+    Ctrl-C keeps everything; the same command goes on where it stopped.
+
+    \b
+    Examples:
+      optevolve search --task digits --preset quick --out runs/demo
+      optevolve search --preset small --data ../data --workers 2
+      optevolve search --task my_tasks:Moons --out runs/moons
+      optevolve search my_run.toml --set search.particles=3 --set seed=1
+    """
+    from optevolve.config_text import assemble
+
+    chosen = assemble(config_file, preset_name=preset, task=task, seed=seed, data=data, settings=settings or ())
+    folder = out or Path("runs") / (config_file.stem if config_file else re.sub(r"[^\w.-]+", "-", chosen.task).strip("-"))
+    from optevolve import pipeline  # after the config is read, so that its mistakes are told at once
+
+    finished = _is_finished(folder)
+    _with_progress(folder, json, lambda progress: pipeline.search(config=chosen, out=folder, workers=workers, progress=progress))
+    if finished and not json:
+        say(f"This run is finished already: {folder}. Its result:")
+    _show_result(folder, json)
+
+
+def resume(folder: RunFolder, workers: Workers = None, json: Json = False) -> None:
+    """Go on with a run where it stopped. What is finished is not done again.
+
+    \b
+    Example:
+      optevolve resume runs/demo
+    """
+    from optevolve import pipeline
+
+    finished = _is_finished(folder)
+    _with_progress(folder, json, lambda progress: pipeline.resume(folder, workers=workers, progress=progress))
+    if finished and not json:
+        say(f"This run is finished already: {folder}. Its result:")
+    _show_result(folder, json)
+
+
+def evaluate(
+    folder: RunFolder,
+    tasks: Annotated[
+        list[str] | None, typer.Option("--tasks", "-t", help="Tasks to evaluate on, separated by commas. Default: the run's own.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Paired seeds per contestant. Default: the run's own number.")] = None,
+    workers: Workers = None,
+    json: Json = False,
+) -> None:
+    """Evaluate the survivors of a run beside tuned baselines, on test data that the search has not seen.
+
+    \b
+    Example:
+      optevolve evaluate runs/demo --tasks cifar10-convnet --seeds 5
+    """
+    from optevolve import pipeline
+
+    specs = [spec for text in tasks or () for spec in _specs(text)]
+    _with_progress(folder, json, lambda progress: pipeline.evaluate(folder, tasks=specs, seeds=seeds, workers=workers, progress=progress))
+    _show_comparisons(folder, json)
+
+
+def top(
+    folder: RunFolder,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many rules.")] = 10,
+    json: Annotated[bool, typer.Option("--json", help="Print all rules as a JSON list of objects.")] = False,
+) -> None:
+    """The best rules of a run, also while it is running.
+
+    \b
+    Examples:
+      optevolve top runs/demo
+      optevolve top runs/demo --json | python -m json.tool
+    """
+    from optevolve import pipeline
+
+    rows = pipeline.leaderboard(folder)
+    if json:
+        print_json(rows)
+    elif rows:
+        _print_leaderboard(rows[:number])
+    else:
+        say(f"Nothing is measured yet in {folder}.")
+
+
+def report(
+    folder: RunFolder,
+    json: Annotated[bool, typer.Option("--json", help="Print the report's path as JSON.")] = False,
+) -> None:
+    """Write report.html of a run anew: one file that opens offline.
+
+    \b
+    Example:
+      optevolve report runs/demo
+    """
+    from optevolve import pipeline
+
+    path = pipeline.report(folder)
+    if json:
+        print_json({"report": str(path)})
+    else:
+        say(f"Report: {path}")
+
+
+def _with_progress(folder: Path, json: bool, action: Callable[[Any], Any]) -> Any:
+    from optevolve.progress import Progress
+
+    try:
+        with Progress(console(stderr=json)) as progress:
+            return action(progress)
+    except KeyboardInterrupt:
+        console(stderr=True).print(
+            f"Interrupted. Everything measured so far is kept. Go on with: optevolve resume {folder}", soft_wrap=True
+        )
+        raise typer.Exit(130) from None
+
+
+def _is_finished(folder: Path) -> bool:
+    from optevolve.run.store import Study
+
+    store = folder / "study.db"
+    if not store.is_file():
+        return False
+    with Study.open(store, read_only=True) as study:
+        return study.finished
+
+
+def _specs(text: str) -> list[str]:
+    """Task specs separated by commas; a comma between options, as in "a@x=1,y=2", does not separate."""
+    return [spec.strip() for spec in re.split(r",(?!\s*\w+\s*=)", text) if spec.strip()]
+
+
+def _print_leaderboard(rows: list[dict[str, Any]]) -> None:
+    print_table(
+        ["rank", "fitness", "lr", "status", "rule"],
+        ([row["rank"], row["fitness"], _rate(row.get("learning_rate")), row["status"], row["rule"]] for row in rows),
+        right=["rank", "fitness", "lr"],
+    )
+
+
+def _rate(value: float | None) -> str | None:
+    return None if value is None else f"{value:g}"
+
+
+def _show_result(folder: Path, json: bool) -> None:
+    from optevolve import pipeline
+
+    rows = pipeline.leaderboard(folder)
+    files = {name: str(folder / name) for name in ("report.html", "best_optimizer.py") if (folder / name).is_file()}
+    if json:
+        print_json(
+            {"out": str(folder), "files": files, "best": rows[:10], "comparisons": [asdict(row) for row in pipeline.comparisons(folder)]}
+        )
+        return
+    _print_leaderboard(rows[:5])
+    _show_comparisons(folder, json)
+    for name, path in files.items():
+        say(f"{name}: {path}")
+
+
+def _show_comparisons(folder: Path, json: bool) -> None:
+    """The final evaluation: every contestant on every task."""
+    from optevolve import pipeline
+
+    rows = pipeline.comparisons(folder)
+    if json:
+        print_json([asdict(row) for row in rows])
+        return
+    for task in dict.fromkeys(row.task for row in rows):
+        say(f"\nFinal evaluation on {task}, test split", style="bold")
+        print_table(
+            ["name", "mean", "95 % interval", "p against Adam", "lr", "rule"],
+            (
+                [row.name, row.mean, _interval(row.interval), row.p_value, _rate(row.learning_rate), row.rule]
+                for row in rows
+                if row.task == task
+            ),
+            right=["mean", "p against Adam", "lr"],
+        )
+
+
+def _interval(bounds: tuple[float, float] | None) -> str | None:
+    return None if bounds is None else f"{bounds[0]:.4f} … {bounds[1]:.4f}"
