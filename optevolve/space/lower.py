@@ -96,13 +96,23 @@ class _Lowering:
         self.scalars: list[Scalar] = []
         self.draws: list[Draw] = []
         self.uses: set[str] = set()
+        self.tensors: set[Value] = set()
         self.elementwise = True
 
     def value(self, node: Node) -> Value:
         known = self.values.get(node)
         if known is None:
             known = self.values[node] = self._compute(node)
+            if self._is_tensor(node):
+                self.tensors.add(known)
         return known
+
+    def _is_tensor(self, node: Node) -> bool:
+        """Whether the value has the parameter's shape; else it is a number, perhaps another one at each step."""
+        if not node.args:
+            return node.name != NUMBER and LEAVES[node.name].tensor
+        row = OPERATORS[node.name]
+        return bool(row.random) or not row.elementwise or any(self.values.get(arg) in self.tensors for arg in node.args)
 
     def _compute(self, node: Node) -> Value:
         if node.name == NUMBER:
@@ -121,6 +131,8 @@ class _Lowering:
 
     def _operate(self, node: Node, row: Operator) -> Value:
         args = [self.value(arg) for arg in node.args]
+        if not row.elementwise:
+            args = [arg if arg in self.tensors else self._filled(arg) for arg in args]
         bindings: dict[str, Value] = dict(zip("xy", args, strict=False))
         bindings |= dict(zip((p.name for p in row.params), node.params, strict=True))
         self.elementwise &= row.elementwise
@@ -135,6 +147,12 @@ class _Lowering:
         if row.random:
             bindings["draw"] = self._draw(row.random)
         return self._emit(f"n{len(self.instructions)}", formula, bindings)
+
+    def _filled(self, value: Value) -> str:
+        """A tensor full of a number: `clip_norm(1)` depends on how many elements there are. So does the authors' program: their log has
+        `(sign(g))-(norm(1))`, which descends no sphere if the norm of 1 is 1."""
+        self.uses.add("w")
+        return self._emit(f"n{len(self.instructions)}", "x + 0 * w", {"x": value, "w": "w"})
 
     def _emit(self, target: str, formula: str, bindings: Mapping[str, Value]) -> str:
         used = set(_WORD.findall(formula))
