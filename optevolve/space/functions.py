@@ -13,6 +13,7 @@ import numpy as np
 from scipy import special
 
 from optevolve.space.operators import EPS, LEAVES, Operator
+from optevolve.space.reductions import reductions
 
 __all__ = ["NUMPY", "TIME_NAMES", "Function", "compile_formula", "leaf_function", "operator_function"]
 
@@ -21,22 +22,17 @@ TIME_NAMES = ("t", "T", "r", "c", "b")
 Function = Callable[..., Any]
 
 
-def _norm(x: Any) -> Any:
-    """L2 norm over the last axis: a row of a stack of parameter vectors is one tensor."""
-    return np.sqrt(np.sum(x * x, axis=-1, keepdims=True))
-
-
 NUMPY: dict[str, Any] = {
     "abs": np.abs, "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "sign": np.sign, "tanh": np.tanh, "arctan": np.arctan,
     "arcsinh": np.arcsinh, "erf": special.erf, "erfc": special.erfc, "bessel_i1e": special.i1e, "sigmoid": special.expit,
-    "maximum": np.maximum, "minimum": np.minimum, "power": np.power, "where": np.where, "norm": _norm, "cos": np.cos,
+    "maximum": np.maximum, "minimum": np.minimum, "power": np.power, "where": np.where, "cos": np.cos,
     "EPS": EPS,
 }  # fmt: skip
 
 
-def compile_formula(formula: str, arguments: tuple[str, ...]) -> Function:
-    """A formula of the tables as a function of the given arguments."""
-    function: Function = eval(f"lambda {', '.join(arguments)}: {formula}", dict(NUMPY))  # noqa: S307 (rows of the tables alone)
+def compile_formula(formula: str, arguments: tuple[str, ...], ndim: int = 1) -> Function:
+    """A formula of the tables as a function of the given arguments, for parameter tensors of `ndim` axes."""
+    function: Function = eval(f"lambda {', '.join(arguments)}: {formula}", NUMPY | reductions(ndim))  # noqa: S307 (rows of the tables alone)
     return function
 
 

@@ -23,8 +23,8 @@ Array = npt.NDArray[np.float32]
 
 
 @lru_cache(maxsize=4096)
-def _function(formula: str, names: tuple[str, ...]) -> Function:
-    return compile_formula(formula, names)
+def _function(formula: str, names: tuple[str, ...], ndim: int = 1) -> Function:
+    return compile_formula(formula, names, ndim)
 
 
 @lru_cache(maxsize=4096)
@@ -107,7 +107,7 @@ class Interpreter:
         return len(self._slots) - 1
 
     def _operation(self, instruction: Instruction) -> _Operation:
-        function = _function(instruction.formula, tuple(name for name, _ in instruction.bindings))
+        function = _function(instruction.formula, tuple(name for name, _ in instruction.bindings), max(len(self.shape), 1))
         arguments = [
             self._slot_of(value) if isinstance(value, str) or name in ARGUMENTS else self._parameter(value)
             for name, value in instruction.bindings

@@ -56,6 +56,8 @@ def _mutate_once(genome: Genome, rng: np.random.Generator, grammar: Grammar) -> 
     where = "root" if number == genome.root else f"node {number}"
     p = rng.random()
     if p < 0.4:
+        if len(grammar.operators(len(slot.inputs))) < 2:
+            return None, ""
         new = replace(slot, operator=draw_operator(rng, grammar, len(slot.inputs), but=slot.operator))
         change = f"{where}: {slot.operator} to {new.operator}"
     elif p < 0.7:
@@ -133,6 +135,8 @@ def mutate_decay(decay: DecayGenome, rng: np.random.Generator, grammar: Grammar)
     arity = len(slot.inputs)
     p = rng.random()
     if p < 0.6:
+        if len(grammar.decay_operators(arity)) < 2:
+            return None
         new = replace(slot, operator=choose(rng, grammar.decay_operators(arity), but=(slot.operator,)))
     elif p < 0.85:
         if arity == 2 and rng.random() < 0.2:
@@ -142,6 +146,8 @@ def mutate_decay(decay: DecayGenome, rng: np.random.Generator, grammar: Grammar)
             item = choose(rng, choices, but=slot.inputs)
             new = replace(slot, inputs=(*slot.inputs[:at], item, *slot.inputs[at + 1 :]))
     elif arity == 1:
+        if not grammar.decay_binary:
+            return None
         inputs = (slot.inputs[0], choose(rng, choices, but=slot.inputs))
         new = DecaySlot(choose(rng, grammar.decay_binary), inputs if rng.random() < 0.5 else inputs[::-1])
     else:

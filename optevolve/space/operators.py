@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from optevolve.space.reductions import REDUCTIONS
+
 __all__ = ["EPS", "LEAVES", "OPERATORS", "PRIMITIVES", "Leaf", "Operator", "Parameter", "register_operator"]
 
 EPS = 1e-7
 
 PRIMITIVES = (
     "abs", "exp", "log", "sqrt", "sign", "tanh", "arctan", "arcsinh", "erf", "erfc", "bessel_i1e", "sigmoid",
-    "maximum", "minimum", "power", "where", "norm", "uniform", "normal",
+    "maximum", "minimum", "power", "where", "uniform", "normal", *REDUCTIONS,
 )  # fmt: skip
 
 
@@ -181,6 +183,16 @@ _ROWS = (
     Operator("clip", 2, "maximum(minimum(x, abs(y)), -abs(y))", r"\operatorname{{clip}}({x}, \pm\left|{y}\right|)",
              "x clipped to between -|y| and |y|", paper="clip({x}, {y})", forms=("clip(x, y)",)),
     Operator("pow", 2, "power(abs(x), y)", r"\left|{x}\right|^{{{y}}}", "|x| to the power y", paper="(|{x}|)^({y})", forms=("pow(x, y)",)),
+    # Beyond the paper: drawn by other grammars.
+    Operator("left", 2, "x", "{x}", "the first argument"),
+    Operator("normalize", 1, "x / (rms(x) + EPS)", r"\frac{{{x}}}{{\operatorname{{rms}}({x})}}",
+             "the tensor scaled to root mean square 1", elementwise=False),
+    Operator("row_normalize", 1, "x / (row_rms(x) + EPS)", r"\frac{{{x}}}{{\operatorname{{rms}}_{{\mathrm{{row}}}}({x})}}",
+             "each row scaled to root mean square 1", elementwise=False),
+    Operator("column_normalize", 1, "x / (column_rms(x) + EPS)", r"\frac{{{x}}}{{\operatorname{{rms}}_{{\mathrm{{col}}}}({x})}}",
+             "each column scaled to root mean square 1", elementwise=False),
+    Operator("orthogonalize", 1, "orthogonalize(x)", r"\operatorname{{orth}}({x})",
+             "nearly the closest matrix with equal singular values, by five Newton-Schulz steps", elementwise=False),
 )  # fmt: skip
 
 OPERATORS: dict[str, Operator] = {row.name: row for row in _ROWS}

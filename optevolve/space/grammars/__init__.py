@@ -1,0 +1,1 @@
+"""Grammars as TOML tables; see `optevolve.space.grammar.from_toml`."""
