@@ -174,8 +174,6 @@ def to_toml(config: RunConfig) -> str:
 
     text = tomli_w.dumps(_plain(validated(_plain(config), "config")))  # checked, so that whole numbers stand as floats where floats belong
     text = re.sub(r"^(\w+ = )\[\n((?: {4}.*,\n)+)\]$", _on_one_line, text, flags=re.MULTILINE)
-        r"^(\w+ = )\[\n((?: {4}.*,\n)+)\]$", lambda m: f"{m[1]}[{' '.join(m[2].split(chr(10))).strip(' ,')}]", text, flags=re.MULTILINE
-    )
     lines: list[str] = []
     explained: set[str] = set()
     owner: type | None = RunConfig
