@@ -1,7 +1,7 @@
 """Primitives that look at a whole tensor, in numpy: norms, rows and columns, orthogonalisation.
 
 They reduce over the last `ndim` axes, those of one parameter tensor; axes before them stack independent tensors. A matrix's rows are its
-first axis; a tensor of more axes counts as the matrix of its first axis by the rest (a convolution's filters by their taps); a vector is one
+first axis; a tensor of more axes counts as the matrix of its first axis by the rest (a convolution's filters by taps); a vector is one
 row.
 """
 
