@@ -20,16 +20,21 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from optevolve.compile import build
     from optevolve.config import RunConfig
     from optevolve.config_text import load_config, preset
     from optevolve.errors import OptevolveError
     from optevolve.integrity import check_integrity, trajectory
     from optevolve.space import UpdateRule, decay_values, parse
+    from optevolve.space.paper_notation import parse_paper, to_paper
     from optevolve.tasks import Batch, Task
+
+    zoo: Mapping[str, UpdateRule]
 
 __version__ = "0.1.0"
 
@@ -40,16 +45,25 @@ __all__ = [
     "Task",
     "UpdateRule",
     "__version__",
+    "build",
     "check_integrity",
     "decay_values",
     "load_config",
     "parse",
+    "parse_paper",
     "preset",
+    "report",
+    "search",
+    "to_paper",
     "trajectory",
+    "zoo",
 ]
 
 # Public name → the module that defines it.
 _HOMES = {
+    "parse_paper": "optevolve.space.paper_notation",
+    "to_paper": "optevolve.space.paper_notation",
+    "build": "optevolve.compile",
     "Batch": "optevolve.tasks",
     "OptevolveError": "optevolve.errors",
     "RunConfig": "optevolve.config",
@@ -66,6 +80,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Loads a public name on first use (PEP 562)."""
+    if name in _FACES:
+        return importlib.import_module(f"optevolve.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'optevolve' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
@@ -76,3 +92,41 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """Public names, loaded or not."""
     return sorted({*globals(), *_HOMES})
+
+
+class _CallableModule(ModuleType):
+    """A module that is also the function of `optevolve.pipeline` with its name: `optevolve.search(...)`, `optevolve.search.ALGORITHMS`."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        pipeline = importlib.import_module("optevolve.pipeline")
+        return getattr(pipeline, self.__name__.rpartition(".")[2])(*args, **options)
+
+
+class _RulesByName(ModuleType):
+    """A module that is also the mapping from names to rules: `optevolve.zoo["opt6"]`."""
+
+    def __getitem__(self, name: str) -> UpdateRule:
+        rule: UpdateRule = self.ZOO[name].rule
+        return rule
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ZOO)
+
+
+_FACES: dict[str, type[ModuleType]] = {
+    "report": _CallableModule,
+    "search": _CallableModule,
+    "zoo": _RulesByName,
+}
+
+
+class _Package(ModuleType):
+    """The package, which gives a face to the submodules that share their names with a public function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FACES and type(value) is ModuleType:
+            value.__class__ = _FACES[name]
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

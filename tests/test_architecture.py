@@ -157,7 +157,7 @@ def test_space_and_search_load_nothing_heavy() -> None:
 
 
 def test_public_names_exist_and_are_documented() -> None:
-    assert sorted(optevolve.__all__) == sorted({*optevolve._HOMES, "__version__"})
+    assert sorted(optevolve.__all__) == sorted({*optevolve._HOMES, *optevolve._FACES, "__version__"})
     assert 1 <= len(optevolve.__all__) <= 40
     for name in optevolve.__all__:
         value = getattr(optevolve, name)
@@ -182,4 +182,11 @@ def test_type_checkers_see_the_public_names() -> None:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert seen == optevolve._HOMES
+    assert {name: home for name, home in seen.items() if name not in optevolve._FACES} == optevolve._HOMES
+
+
+def test_modules_that_share_their_name_with_a_function_are_both() -> None:
+    code = "import optevolve, optevolve.search, optevolve.zoo; print(callable(optevolve.search), 'particle' in optevolve.search.ALGORITHMS)"
+    code += "; print(optevolve.zoo['nesterov'], 'opt6' in list(optevolve.zoo), len(optevolve.zoo.ZOO) > 20)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split("\n") == ["True True", "nesterov: g True True", ""]
