@@ -1,0 +1,308 @@
+"""What every optimizer of a rule is beyond its equation: a `torch.optim.Optimizer` that keeps the whole contract. Needs only torch.
+
+A subclass brings `numbers` and `advance`, which `optevolve.compile.emit` writes from the rule.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, _use_grad_for_differentiable
+
+from optevolve.compile.draws import draw, stream_key
+from optevolve.compile.flat import FlatBucket
+
+__all__ = ["RuleOptimizer"]
+
+_CHUNK = 512  # steps whose numbers are computed at once
+_CHUNKS = 16  # that are remembered
+
+
+class RuleOptimizer(Optimizer):
+    """Base of the optimizers of update rules.
+
+    Args:
+        params: parameters, named parameters or parameter groups.
+        lr: learning rate, a number of at least 0 or a tensor of one element.
+        total_steps: length of the run T, needed if the rule has decays; past the end they hold.
+        momentum: of the kinds momentum and nesterov, in [0, 1]; the plain kind ignores it. Schedulers may set it.
+        weight_decay: decoupled: w <- w (1 - lr weight_decay) beside the rule's own step.
+        seed: of dropout and noise.
+        maximize: climb instead of descend.
+        foreach: run the step on lists of tensors.
+        fused: run the step as one compiled kernel per tensor; None: where that pays.
+        flat: keep the parameters in one buffer, so that a step costs the same however many tensors there are.
+        capturable: keep the step count on the parameter's device, so that the step can be captured in a CUDA graph.
+        differentiable: let autograd see the step.
+    Raises:
+        ValueError: if an argument is out of range, or total_steps is missing.
+        RuntimeError: if two ways to run the step exclude each other, or a gradient is sparse.
+    """
+
+    SOURCE: ClassVar[str]
+    RULE: ClassVar[str]
+    KIND: ClassVar[str]
+    STATES: ClassVar[tuple[str, ...]]
+    DRAWS: ClassVar[tuple[str, ...]]
+    NEEDS_NORM: ClassVar[bool]
+    NEEDS_TOTAL_STEPS: ClassVar[bool]
+    numbers: ClassVar[Callable[..., tuple[Any, ...]]]
+    advance: ClassVar[Callable[..., Any]]
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor,
+        total_steps: int | None = None,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        *,
+        seed: int = 0,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        flat: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "total_steps": total_steps, "seed": seed, "maximize": maximize,
+            "foreach": foreach, "fused": fused, "flat": flat, "capturable": capturable, "differentiable": differentiable,
+        }  # fmt: skip
+        self._forget()
+        super().__init__(params, defaults)
+
+    def _forget(self) -> None:
+        """Drops what can be made anew: it is no part of the state."""
+        self._buckets: dict[int, FlatBucket] = {}
+        self._rows: dict[tuple[int | None, int], list[tuple[float, ...]]] = {}
+        self._warned = False
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group after checking its settings; see `torch.optim.Optimizer.add_param_group`."""
+        self._check({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def _check(self, group: dict[str, Any]) -> None:
+        lr, name = group["lr"], type(self).__name__
+        if isinstance(lr, Tensor):
+            if lr.numel() != 1:
+                raise ValueError(f"Expected lr of one element, got a tensor of shape {tuple(lr.shape)}.")
+            if group["foreach"] and not group["capturable"]:
+                raise ValueError("Expected a number as lr, got a tensor with foreach=True. Set capturable=True or foreach=False.")
+        elif not (lr >= 0 and math.isfinite(lr)):
+            raise ValueError(f"Expected lr of at least 0, got {lr}.")
+        if not 0 <= group["momentum"] <= 1:
+            raise ValueError(f"Expected momentum in [0, 1], got {group['momentum']}.")
+        if not group["weight_decay"] >= 0:
+            raise ValueError(f"Expected weight_decay of at least 0, got {group['weight_decay']}.")
+        total = group["total_steps"]
+        if total is None and self.NEEDS_TOTAL_STEPS:
+            raise ValueError(f"Expected total_steps, since {name} has decays ({self.RULE}), got None. Give the number of steps of the run.")
+        if total is not None and not (isinstance(total, int) and total >= 1):
+            raise ValueError(f"Expected total_steps of at least 1, got {total!r}.")
+        for other in ("foreach", "differentiable"):
+            if group["fused"] and group[other]:
+                raise RuntimeError(f"Expected at most one of fused and {other}, got both.")
+        if group["differentiable"] and (group["foreach"] or group["flat"]):
+            raise RuntimeError("Expected differentiable without foreach and flat, which write in place.")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._forget()
+        for group in self.param_groups:
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a state; its tensors keep their own precision, which torch would reduce to the parameter's."""
+        seen: list[dict[str, Any]] = []
+
+        def remember(_: Optimizer, loaded: dict[str, Any]) -> None:
+            seen.append(loaded)
+
+        handle = self.register_load_state_dict_pre_hook(remember)
+        restore = self.register_load_state_dict_post_hook(lambda _: self._restore_precision(seen[-1]), prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+            restore.remove()
+
+    def _restore_precision(self, loaded: dict[str, Any]) -> None:
+        numbers = [number for group in loaded["param_groups"] for number in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        for number, p in zip(numbers, params, strict=True):
+            for key, value in loaded["state"].get(number, {}).items():
+                if isinstance(value, Tensor) and key != "step":
+                    self.state[p][key] = value.to(device=p.device, dtype=_state_dtype(p), copy=True)
+
+    @_use_grad_for_differentiable
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step on every parameter that has a gradient. With lr = 0 no parameter moves.
+
+        Args:
+            closure: computes the loss anew; run once with gradients enabled.
+        Returns:
+            What the closure returns; None without one.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        first = 0
+        for group in self.param_groups:
+            params: list[Tensor] = []
+            grads: list[Tensor] = []
+            steps: list[Tensor] = []
+            states: list[list[Tensor]] = [[] for _ in self.STATES]
+            self._init_group(group, params, grads, steps, *states)
+            firsts = []
+            if self.DRAWS:
+                for p in group["params"]:
+                    if p.grad is not None:
+                        firsts.append(first)
+                    first += p.numel()
+            if params:
+                self._step_group(group, params, grads, steps, states, firsts)
+        return loss
+
+    def _init_group(
+        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], steps: list[Tensor], *states: list[Tensor]
+    ) -> None:
+        """Collects what a step works on, and creates the state of parameters that are new."""
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            if p.grad.layout != torch.strided:
+                raise RuntimeError(f"Expected a dense gradient, got a sparse one: {type(self).__name__} does not support sparse gradients.")
+            state = self.state[p]
+            if not state:
+                device = p.device if group["capturable"] else "cpu"
+                state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+                for name in self.STATES:
+                    state[name] = torch.zeros_like(p, dtype=_state_dtype(p), memory_format=torch.preserve_format)
+            params.append(p)
+            grads.append(p.grad)
+            steps.append(state["step"])
+            for values, name in zip(states, self.STATES, strict=True):
+                values.append(state[name])
+
+    def _step_group(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        steps: list[Tensor],
+        states: list[list[Tensor]],
+        firsts: list[int],
+    ) -> None:
+        norm: Callable[[Tensor], Tensor] = torch.linalg.vector_norm
+        if torch.compiler.is_compiling() or group["capturable"] or group["differentiable"]:
+            self._step_on_tensors(group, params, grads, steps, states, firsts, norm)
+            return
+        advanced = steps
+        bucket = self._bucket(group, params, steps, states, firsts) if group["flat"] else None
+        if bucket is not None:
+            params, grads, states, firsts, norm = [bucket.params], [bucket.gather(grads)], bucket.states, firsts[:1], bucket.norm
+            steps, advanced = steps[:1], [bucket.counts]
+        lr = float(group["lr"])
+        rows: dict[int, tuple[float, ...]] = {}
+        counts = [int(step.item()) for step in steps]
+        for i, (p, t) in enumerate(zip(params, counts, strict=True)):
+            if t not in rows:
+                rows[t] = self._row(t, group["total_steps"])
+            keys = [stream_key(group["seed"], t, stream) for stream in range(len(self.DRAWS))]
+            self._step_one(group, p, grads[i], [values[i] for values in states], rows[t], [key + firsts[i] for key in keys], lr, norm)
+        torch._foreach_add_(advanced, 1)
+
+    def _bucket(
+        self, group: dict[str, Any], params: list[Tensor], steps: list[Tensor], states: list[list[Tensor]], firsts: list[int]
+    ) -> FlatBucket | None:
+        """The buffers of these parameters; None if they cannot be laid end to end."""
+        bucket = self._buckets.get(id(group))
+        if bucket is not None and bucket.holds(params, states, steps):
+            return bucket
+        if not FlatBucket.takes(params, steps, firsts):
+            return None
+        bucket = self._buckets[id(group)] = FlatBucket(params, states, steps)
+        for i, p in enumerate(params):
+            self.state[p]["step"] = bucket.step_views[i]
+            self.state[p].update(zip(self.STATES, (views[i] for views in bucket.state_views), strict=True))
+        return bucket
+
+    def _row(self, t: int, total: int | None) -> tuple[float, ...]:
+        """The numbers of step t (from 0)."""
+        if total is not None and t >= total and self.NEEDS_TOTAL_STEPS and not self._warned:
+            self._warned = True
+            warnings.warn(f"{type(self).__name__} goes on past its {total} total_steps: decays hold their last value.", stacklevel=4)
+        chunk, at = divmod(t, _CHUNK)
+        rows = self._rows.get((total, chunk))
+        if rows is None:
+            t_values = torch.arange(chunk * _CHUNK, (chunk + 1) * _CHUNK, dtype=torch.float64)
+            columns = [column.tolist() for column in self.numbers(t_values, total)]
+            rows = list(zip(*columns, strict=True)) if columns else [()] * _CHUNK
+            if len(self._rows) >= _CHUNKS:
+                self._rows.clear()
+            self._rows[total, chunk] = rows
+        return rows[at]
+
+    def _step_one(
+        self,
+        group: dict[str, Any],
+        p: Tensor,
+        g: Tensor,
+        states: list[Tensor],
+        numbers: tuple[Any, ...],
+        keys: list[Any],
+        lr: Any,
+        norm: Any,
+    ) -> None:
+        """One parameter's step, in place; numbers and lr are numbers or tensors without dimensions."""
+        if torch.is_complex(p):
+            p, g, states = torch.view_as_real(p), torch.view_as_real(g), [torch.view_as_real(state) for state in states]
+        if group["maximize"]:
+            g = -g
+        w = p
+        if p.dtype in _LOW_PRECISION:
+            w, g = p.float(), g.float()
+        draws = [draw(primitive, key, w) for primitive, key in zip(self.DRAWS, keys, strict=True)]
+        keep = 1 - lr * group["weight_decay"]
+        w_next, *states_next = self.advance(w, g, *states, *numbers, *draws, lr=lr, keep=keep, momentum=group["momentum"], norm=norm)
+        if isinstance(lr, Tensor):
+            w_next = torch.where(lr == 0, w, w_next)
+        if not isinstance(lr, float) or lr != 0:
+            p.copy_(w_next)
+        for state, state_next in zip(states, states_next, strict=True):
+            state.copy_(state_next)
+
+    def _step_on_tensors(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        steps: list[Tensor],
+        states: list[list[Tensor]],
+        firsts: list[int],
+        norm: Any,
+    ) -> None:
+        """The same with the step count and all that depends on it as tensors, so that nothing has to be read back or compiled anew."""
+        for i, (p, step) in enumerate(zip(params, steps, strict=True)):
+            t = step.to(torch.float64)
+            numbers = self.numbers(t, group["total_steps"])
+            keys = [stream_key(group["seed"], step.to(torch.int64), stream) + firsts[i] for stream in range(len(self.DRAWS))]
+            self._step_one(group, p, grads[i], [values[i] for values in states], numbers, keys, group["lr"], norm)
+            step += 1
+
+
+_LOW_PRECISION = (torch.bfloat16, torch.float16)
+
+
+def _state_dtype(p: Tensor) -> torch.dtype:
+    """Half-precision parameters keep their state in float32."""
+    return torch.float32 if p.dtype in _LOW_PRECISION else p.dtype

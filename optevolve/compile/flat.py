@@ -1,0 +1,79 @@
+"""Parameters as views of one buffer, so that a step costs a handful of calls however many tensors there are. Needs only torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["FlatBucket"]
+
+
+class FlatBucket:
+    """Parameters of one dtype and device, with their states and step counts, laid end to end.
+
+    The tensors themselves become views of the buffers, so models, checkpoints and other users of theirs see no difference. Tensors that are
+    replaced later, by `model.to` or by loading a state, are noticed (`holds`), and a new bucket is made.
+
+    Args:
+        params: parameters that have a gradient.
+        states: one list per state of the rule, each with a tensor per parameter.
+        steps: step counts, one per parameter.
+    Attributes:
+        params: the parameters' buffer, of one dimension.
+        states: a list of one buffer per state.
+        counts: the step counts, shape (parameters,).
+        state_views, step_views: the tensors that take the place of the states and step counts given.
+    """
+
+    def __init__(self, params: list[Tensor], states: list[list[Tensor]], steps: list[Tensor]) -> None:
+        self.sizes = [p.numel() for p in params]
+        self.lengths = torch.tensor(self.sizes, device=params[0].device)
+        shapes = [p.shape for p in params]
+
+        def views(flat: Tensor) -> list[Tensor]:
+            return [piece.view(shape) for piece, shape in zip(torch.split(flat, self.sizes), shapes, strict=True)]
+
+        with torch.no_grad():
+            self.params = self._join(params)
+            for p, view in zip(params, views(self.params), strict=True):
+                p.data = view
+            self.grad = torch.empty_like(self.params)
+            self.grad_views = views(self.grad)
+            self.states = [[self._join(values)] for values in states]
+            self.state_views = [views(values[0]) for values in self.states]
+            self.counts = torch.stack(steps)
+            self.step_views = list(self.counts.unbind())
+        self.pointers = self._pointers(params, self.state_views, self.step_views)
+
+    @staticmethod
+    def _join(tensors: list[Tensor]) -> Tensor:
+        return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+
+    @staticmethod
+    def _pointers(params: list[Tensor], states: list[list[Tensor]], steps: list[Tensor]) -> list[int]:
+        return [tensor.data_ptr() for tensors in (params, steps, *states) for tensor in tensors]
+
+    @staticmethod
+    def takes(params: list[Tensor], steps: list[Tensor], firsts: list[int]) -> bool:
+        """Whether these parameters can be laid end to end: plain real tensors of one dtype and device, at the same step."""
+        p = params[0]
+        return (
+            all(type(q.data) is Tensor and q.dtype == p.dtype and q.device == p.device for q in params)
+            and not p.is_complex()
+            and all(first + q.numel() == after for first, q, after in zip(firsts, params, firsts[1:], strict=False))
+            and len({step.item() for step in steps}) == 1
+        )
+
+    def holds(self, params: list[Tensor], states: list[list[Tensor]], steps: list[Tensor]) -> bool:
+        """Whether exactly these tensors are still the buffers' views."""
+        return self.pointers == self._pointers(params, states, steps)
+
+    def gather(self, grads: list[Tensor]) -> Tensor:
+        """The gradients laid end to end."""
+        torch._foreach_copy_(self.grad_views, grads)
+        return self.grad
+
+    def norm(self, x: Tensor) -> Tensor:
+        """For each element, the L2 norm of the parameter that it belongs to."""
+        norms = torch.stack(torch._foreach_norm(list(torch.split(x, self.sizes))))
+        return norms.repeat_interleave(self.lengths, output_size=x.numel())
