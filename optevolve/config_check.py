@@ -65,18 +65,21 @@ def hints_of(owner: type) -> dict[str, Any]:
 def _check(config: RunConfig, source: str) -> None:
     """What types cannot say: names that must be known, and numbers that depend on each other."""
     from optevolve.search import ALGORITHMS
-    from optevolve.space.grammar import GRAMMARS
+    from optevolve.space.grammar import grammar
     from optevolve.zoo import ZOO
 
     names: list[tuple[str, str, list[str]]] = [
         ("search.algorithm", config.search.algorithm, list(ALGORITHMS)),
-        ("grammar", config.grammar, list(GRAMMARS)),
         *((f"evaluation.baselines.{i}", name, list(ZOO)) for i, name in enumerate(config.evaluation.baselines)),
     ]
     for key, value, known in names:
         if value not in known:
             expected = f"one of {', '.join(known)}" if len(known) <= 10 else "a rule of 'optevolve zoo'"
             raise ConfigError(f"{source}: {key}: expected {expected}, got {value!r}.{nearest(value, known)}")
+    try:
+        grammar(config.grammar)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: grammar: {error}") from error
     if config.search.particles > config.search.population:
         raise ConfigError(
             f"{source}: search.particles: expected at most search.population ({config.search.population}), "

@@ -215,7 +215,7 @@ def test_settings(setting: str, expected: Any) -> None:
         ("search.elitist=1", "--set: search.elitist: expected true or false, got 1."),
         ("search.particles=1000", "--set: search.particles: expected at most search.population (24)"),
         ("search.algorithm=partical", "--set: search.algorithm: expected one of"),
-        ("grammar=papper", "--set: grammar: expected one of"),
+        ("grammar=papper", "--set: grammar: Unknown grammar 'papper'"),
         (
             'evaluation.baselines=["adan"]',
             "--set: evaluation.baselines.0: expected a rule of 'optevolve zoo', got 'adan'. Did you mean 'adam'?",
