@@ -16,6 +16,7 @@ from typing import Protocol, TypeAlias
 from optevolve.errors import StudyError
 from optevolve.records import Job, Measurement, Outcome, Proposal, Status
 from optevolve.run.store import Entry, Study
+from optevolve.run.store.rows import canonical
 
 __all__ = ["Ask", "Happening", "Runner", "Source", "drive"]
 
@@ -255,7 +256,8 @@ class _Drive:
 
 
 def _checked(outcome: Outcome) -> Outcome:
-    """A completed outcome has a fitness; without one, the task is to blame."""
-    if outcome.status is not Status.COMPLETED or (outcome.fitness is not None and not math.isnan(outcome.fitness)):
-        return outcome if outcome.fitness is None or not math.isnan(outcome.fitness) else replace(outcome, fitness=None)
-    return replace(outcome, status=Status.FAILED, fitness=None, reason=f"its task gave {outcome.fitness} as its score")
+    """The outcome as the store gives it back. A completed one has a fitness; without, the task is to blame."""
+    missing = outcome.fitness is None or math.isnan(outcome.fitness)
+    if missing and outcome.status is Status.COMPLETED:
+        outcome = replace(outcome, status=Status.FAILED, reason=f"its task gave {outcome.fitness} as its score")
+    return canonical(replace(outcome, fitness=None) if missing else outcome)

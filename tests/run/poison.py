@@ -26,7 +26,7 @@ def synthetic(job: Job) -> Outcome:
     value = sum(map(ord, job.rule + job.task)) * 7919 + job.seed * 104729
     if value % 7 == 0:
         return Outcome(Status.DIVERGED, reason="as every seventh", seconds=0.001)
-    curve = TrainingCurve(0.1, job.seed, (1, 2), (1.0, float("nan")), (0.5, 0.25), (value % 13, float("inf")))
+    curve = TrainingCurve(0.1, job.seed, (1, 2), (1.0, float("nan")), (0.5, 0.25), (float(value % 13), float("inf")))
     return Outcome(Status.COMPLETED, value % 1000 / 1000, 0.1, curves=(curve,), steps=2, seconds=0.001)
 
 

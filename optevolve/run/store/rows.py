@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +10,7 @@ from optevolve.config import Protocol, Schedule
 from optevolve.errors import StudyError
 from optevolve.records import Job, Measurement, Outcome, Proposal, Split, Status, TrainingCurve
 
-__all__ = ["curve_row", "evaluation_row", "measurement", "proposal_row"]
+__all__ = ["canonical", "curve_row", "evaluation_row", "measurement", "proposal_row"]
 
 Row = Mapping[str, Any]
 _WORDS = {"Infinity": math.inf, "-Infinity": -math.inf}
@@ -27,7 +27,7 @@ def _number(value: float | None, what: str) -> float | None:
         return None
     if math.isnan(value):
         raise ValueError(f"{what} is NaN: an outcome without a number has None and a status that says so")
-    return float(value)
+    return float(value) + 0.0  # SQLite forgets the sign of zero
 
 
 def _to_json(values: Iterable[float]) -> list[float | str | None]:
@@ -36,6 +36,38 @@ def _to_json(values: Iterable[float]) -> list[float | str | None]:
 
 def _from_json(values: Sequence[float | str | None]) -> tuple[float, ...]:
     return tuple(math.nan if v is None else _WORDS[v] if isinstance(v, str) else float(v) for v in values)
+
+
+def canonical(outcome: Outcome) -> Outcome:
+    """The outcome as it will be read back, so that a search is told the same before and after a restart.
+
+    Whole numbers given for floats become floats, zero loses its sign, and text what no database takes.
+    """
+
+    def points(values: Iterable[float]) -> tuple[float, ...]:
+        return tuple(float(value) for value in values)
+
+    return replace(
+        outcome,
+        fitness=_number(outcome.fitness, "the fitness"),
+        learning_rate=_number(outcome.learning_rate, "the chosen learning rate"),
+        reason=_text(outcome.reason),
+        steps=int(outcome.steps),
+        seconds=float(outcome.seconds) + 0.0,
+        curves=tuple(
+            replace(
+                curve,
+                learning_rate=float(curve.learning_rate) + 0.0,
+                steps=tuple(int(step) for step in curve.steps),
+                train_loss=points(curve.train_loss),
+                train_score=points(curve.train_score),
+                score=points(curve.score),
+                reason=_text(curve.reason),
+                seconds=float(curve.seconds) + 0.0,
+            )
+            for curve in outcome.curves
+        ),
+    )
 
 
 def proposal_row(study: int, proposal: Proposal) -> dict[str, Any]:
