@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from optevolve import __version__
 from optevolve.cli.picture import curve
 from optevolve.cli.terminal import print_json, say
 from optevolve.errors import StudyError
@@ -32,10 +33,16 @@ class Subject:
     Attributes:
         rule: the rule.
         facts: what to show beside it, by name.
+        provenance: where it comes from; empty if it was typed by hand.
+        scores: what it reached, by stage.
+        learning_rate: a good peak; None if not known.
     """
 
     rule: UpdateRule
     facts: dict[str, Any] = field(default_factory=dict)
+    provenance: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+    learning_rate: float | None = None
 
 
 def show(
@@ -116,7 +123,7 @@ def export(
     from optevolve.compile import export as write
 
     subject = _find(rule, rank)
-    write(subject.rule, out)
+    write(subject.rule, out, provenance=subject.provenance, scores=subject.scores, learning_rate=subject.learning_rate)
     say(f"Wrote {out}: {subject.rule}")
 
 
@@ -140,12 +147,14 @@ def _find(text: str, rank: int) -> Subject:
             )
         row = ranked[rank - 1]
         facts = {name: row[name] for name in ("rank", "fitness", "learning_rate", "stage", "id") if name in row}
-        return Subject(parse(row["rule"]), facts)
+        provenance = f"found by optevolve {__version__} in run {Path(text).resolve().name}, place {rank} of its search ({row['id']})"
+        return Subject(parse(row["rule"]), facts, provenance, {f"fitness in stage {row['stage']}": row["fitness"]}, row["learning_rate"])
     name = text.strip().lower()
     if name in ZOO:
         entry = ZOO[name]
         facts = {"name": entry.name, "summary": entry.summary, "source": entry.source, "learning_rate": entry.learning_rate}
-        return Subject(entry.rule, {key: value for key, value in facts.items() if value is not None})
+        known = {key: value for key, value in facts.items() if value is not None}
+        return Subject(entry.rule, known, f"{entry.summary}; {entry.source}", learning_rate=entry.learning_rate)
     return Subject(rule_or_name(text))
 
 
@@ -164,6 +173,7 @@ def _steps(program: Program, rule: UpdateRule) -> list[str]:
     lines += [f"{draw.name} = random ({draw.primitive})" for draw in program.draws]
     lines += [f"{step.target} = {render_formula(step.formula, dict(step.bindings), 'torch')}" for step in program.instructions]
     lines += [f"{state.name} ← {state.next}" for state in program.states]
+    lines = [line.replace("torch.special.", "").replace("torch.", "") for line in lines]
     update = program.result if isinstance(program.result, str) else format_number(program.result)
     minus = "-" if rule.sign == 1 else "+"
     if rule.kind == "plain":

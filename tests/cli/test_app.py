@@ -148,3 +148,30 @@ def test_mistakes(
     assert message in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_export_writes_a_file_that_needs_only_torch(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "opt6.py"
+    code, said, _ = run(capsys, ["export", "opt6", "-o", str(out)])
+    assert code == 0
+    assert str(out) in said
+    text = out.read_text(encoding="utf-8")
+    assert "paper, Opt6" in text
+    assert "optevolve" not in "".join(line for line in text.splitlines() if "import" in line)
+
+
+@pytest.mark.parametrize("command", ["show", "export"])
+def test_a_folder_without_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str) -> None:
+    extra = ["-o", str(tmp_path / "x.py")] if command == "export" else []
+    code, out, err = run(capsys, [command, str(tmp_path), *extra])
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: ")
+    assert not (tmp_path / "x.py").exists()
+
+
+def test_places_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    code, out, err = run(capsys, ["export", "sgd", "-o", str(tmp_path / "file" / "x.py")])
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+    assert str(tmp_path / "file") in err
