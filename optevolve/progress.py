@@ -33,8 +33,8 @@ class Listener(Protocol):
     def on_stage(self, name: str, total: int) -> None:
         """A stage begins and will make about `total` measurements; 0 if that is not known. Called again when the estimate changes."""
 
-    def on_measurement(self, measurement: Measurement) -> None:
-        """A measurement of the current stage has come in, or was found in the store."""
+    def on_measurement(self, measurement: Measurement, stored: bool = False) -> None:
+        """A measurement of the current stage has come in, or was found in the store (`stored`), so that nothing was measured."""
 
     def on_end(self) -> None:
         """Nothing more will come: the run is finished or interrupted."""
@@ -71,10 +71,13 @@ class Tally:
             self._arrivals.append(self.clock())
         self.total = total
 
-    def add(self, measurement: Measurement) -> bool:
-        """Counts a measurement; whether it is the best of its stage so far."""
+    def add(self, measurement: Measurement, stored: bool = False) -> bool:
+        """Counts a measurement; whether it is the best of its stage so far. What was stored before says nothing about the pace."""
         self.done += 1
-        self._arrivals.append(self.clock())
+        if not stored:
+            self._arrivals.append(self.clock())
+        elif len(self._arrivals) == 1:
+            self._arrivals[0] = self.clock()
         if measurement.proposal is not None:
             self.refused += len(measurement.proposal.rejected)
         outcome = measurement.outcome
@@ -156,9 +159,9 @@ class Progress:
         elif new:
             self._say(f"[{name}] {f'about {total}' if total else 'unknown number of'} evaluations")
 
-    def on_measurement(self, measurement: Measurement) -> None:
+    def on_measurement(self, measurement: Measurement, stored: bool = False) -> None:
         """See `Listener`."""
-        better = self.tally.add(measurement)
+        better = self.tally.add(measurement, stored)
         if not self.console.is_terminal and (better or self._clock() - self._said >= self._every):
             self._say(f"[{self.tally.stage}] {self.tally.counts_text()}{self._standing()}")
 

@@ -36,6 +36,19 @@ def test_time_left_follows_the_recent_pace() -> None:
     assert tally.counts_text() == "40 of 100 done, 60 left, about 3:00 to go"
 
 
+def test_what_was_stored_says_nothing_about_the_pace() -> None:
+    clock = Clock()
+    tally = Tally(clock=clock)
+    tally.begin("initial", 100)
+    clock.now += 7.0
+    for i in range(90):
+        tally.add(measured(str(i), 0.5), stored=True)
+    assert (tally.done, tally.seconds_left) == (90, None)
+    clock.now += 2.0
+    tally.add(measured("new", 0.5))
+    assert tally.seconds_left == pytest.approx(18.0)
+
+
 def test_a_stage_starts_at_nought_and_a_corrected_total_does_not() -> None:
     tally = Tally(clock=Clock())
     tally.begin("initial", 3)
