@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -46,8 +47,13 @@ class Line:
 
 def _best(measurements: Iterable[Measurement]) -> Measurement | None:
     scored = [(fitness, m) for m in measurements if (fitness := fitness_of(m)) is not None and fitness == fitness]
-    # max() keeps the first of equals, as the search does.
+    # max() keeps the first of equals.
     return max(scored, key=lambda pair: pair[0])[1] if scored else None
+
+
+def _place(measurement: Measurement) -> list[int]:
+    """Numbers in a measurement's id, so that a child drawn again keeps its place among its siblings."""
+    return [int(digits) for digits in re.findall(r"[0-9]+", measurement.job.id)]
 
 
 def lines_of_descent(measurements: Iterable[Measurement], *, elitist: bool = False) -> list[Line]:
@@ -75,7 +81,7 @@ def lines_of_descent(measurements: Iterable[Measurement], *, elitist: bool = Fal
             if named is not None:
                 # The first timestep measures a rule of the initial population anew: that measurement is the particle's, not the older one.
                 named = next((child for child in children if child.job.rule == named.job.rule), named)
-            rivals = (position, *children) if elitist and position is not None else children
+            rivals = [*([position] if elitist and position is not None else []), *sorted(children, key=_place)]
             moved_to = named or _best(rivals) or position
             moved = moved_to is not None and any(child is moved_to for child in children)
             steps.append(Step(timestep, moved_to, moved, children))

@@ -14,12 +14,12 @@ from markupsafe import Markup
 from optevolve import __version__
 from optevolve.config import RunConfig, Schedule
 from optevolve.errors import ParseError, StudyError
-from optevolve.records import Measurement, Split, TrainingCurve
+from optevolve.records import Measurement, TrainingCurve
 from optevolve.report import plots
 from optevolve.report.drawing import svg
 from optevolve.report.factors import decays_of
 from optevolve.report.lineage import Line, Step, lines_of_descent
-from optevolve.report.summary import REFERENCE, duration, number, opening, p_text, verdicts
+from optevolve.report.summary import REFERENCE, duration, interval, number, opening, p_text, verdicts
 from optevolve.report.tables import by_task, config_rows, deaths, fitness_of, is_search, leaderboard, stage_costs
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["render_report", "write_report"]
 
 LEADERS = 40  # rows of the leaderboard
+LEADERS_OPEN = 12  # of these, seen without a click
 PARTICLES = 24  # lines of descent in words
 PANELS = 9  # lines of descent drawn
 EVOLVED_CURVES = 4  # evolved rules among the learning curves of one task
@@ -41,15 +42,11 @@ def _clip(text: object, most: int = 800) -> str:
     return whole if len(whole) <= most else f"{whole[:most]}… ({len(whole) - most:,} more characters)"
 
 
-def _interval(pair: tuple[float, float] | None) -> str:
-    return "–" if pair is None else f"{number(pair[0])} to {number(pair[1])}"
-
-
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("optevolve.report", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    environment.filters.update(clip=_clip, number=number, interval=_interval, p=p_text, duration=duration)
+    environment.filters.update(clip=_clip, number=number, interval=interval, p=p_text, duration=duration)
     return environment
 
 
@@ -71,7 +68,7 @@ def _step(step: Step) -> dict[str, Any]:
     position = step.position
     proposal = position.proposal if position is not None else None
     if step.moved:
-        children = f"best of {completed} measured" if step.timestep and completed > 1 else ""
+        children = f"best of {completed} that completed" if step.timestep else ""
     else:
         children = f"stayed: {completed} of {len(step.children)} children completed" if position is not None else "nothing completed"
     return {
@@ -96,13 +93,14 @@ def _line(line: Line) -> dict[str, Any]:
 def _curve_groups(
     measurements: Sequence[Measurement], comparisons: Sequence[Comparison]
 ) -> Iterable[tuple[str, dict[str, list[TrainingCurve]]]]:
-    """Full training runs of the final evaluation by task and contestant, the best evolved rules and every baseline."""
+    """Full training runs of the final evaluation by task and contestant, contestants in the order of the comparison."""
     runs: dict[tuple[str, str], list[TrainingCurve]] = {}
     for m in measurements:
-        if m.job.split is Split.TEST:
-            runs.setdefault((m.job.task, m.job.rule), []).extend(c for c in m.outcome.curves if c.purpose == "full" and c.steps)
+        if m.stage == "evaluate":
+            name = m.job.id.removeprefix(f"evaluate/{m.job.task}/").rpartition("/seed-")[0]
+            runs.setdefault((m.job.task, name), []).extend(c for c in m.outcome.curves if c.purpose == "full" and c.steps)
     for task, rows in by_task(comparisons).items():
-        yield task, {row.name: runs[task, row.rule] for row in rows if runs.get((task, row.rule))}
+        yield task, {row.name: runs[task, row.name] for row in rows if runs.get((task, row.name))}
 
 
 def _curves(measurements: Sequence[Measurement], comparisons: Sequence[Comparison], baselines: Sequence[str]) -> list[dict[str, Any]]:
@@ -112,7 +110,7 @@ def _curves(measurements: Sequence[Measurement], comparisons: Sequence[Compariso
         shown = {name: group for name, group in groups.items() if name not in evolved[EVOLVED_CURVES:]}
         if shown:
             drawing = svg(
-                plots.curves(shown, baselines),
+                plots.curves(shown, baselines, REFERENCE),
                 f"curves-{index}",
                 f"Learning curves on {_clip(task, 80)}: score and training loss over steps",
             )
@@ -178,7 +176,9 @@ def render_report(
     lines = lines_of_descent(search, elitist=config.search.elitist)
     costs = stage_costs(measurements)
     own = [m for m in search if not m.same_as]
-    found = deaths(measurements)
+    # Baselines and survivors of the final evaluation are no candidates any more; what became of them is in its table.
+    candidates = [m for m in measurements if m.stage not in {"tune", "evaluate"}]
+    found = deaths(candidates)
     measures = {(m.job.task, m.job.protocol) for m in search}
     best = ranked[0]["fitness"] if ranked else None
     tiles = [(number(best), "best fitness of the search"), (f"{len(own):,}", "candidates measured")]
@@ -192,7 +192,9 @@ def render_report(
         "progress": svg(plots.progress(own), "progress", "Fitness of each measured candidate and the best so far") if own else None,
         "descent": svg(plots.descent(lines[:PANELS]), "descent", "Children of the best particles by timestep") if lines else None,
         "schedule": svg(plots.schedule(_schedules(config)), "schedule", "Learning rate and momentum over a run"),
-        "deaths_figure": svg(plots.causes(found, costs[-1]), "deaths", "Candidates by how they ended") if costs else None,
+        "deaths_figure": svg(plots.causes(found, stage_costs(candidates)[-1]), "deaths", "Candidates by how they ended")
+        if candidates
+        else None,
     }
     template = _environment().get_template("page.html.j2")
     return template.render(
@@ -206,6 +208,7 @@ def render_report(
         reference=REFERENCE,
         comparisons=_final(comparisons, baselines),
         leaders=ranked[:LEADERS],
+        leaders_open=LEADERS_OPEN,
         leaders_total=len(ranked),
         several_measures=len(measures) > 1,
         particles=config.search.algorithm == "particle",

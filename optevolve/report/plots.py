@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from optevolve.config import Schedule
 from optevolve.records import Measurement, TrainingCurve
@@ -88,11 +88,11 @@ def progress(measurements: Sequence[Measurement]) -> Figure:
 def comparison(rows: Sequence[Comparison], reference: str, baselines: Sequence[str]) -> Figure:
     """A task's final scores: each seed a faint dot, the mean with its interval, and a line at the reference's mean."""
     shown = [row for row in rows if row.scores]
-    figure = new_figure(9, 0.9 + 0.36 * max(len(shown), 1))
+    figure = new_figure(9, 0.9 + 0.38 * max(len(shown), 1))
     axes = figure.subplots()
     for place, row in enumerate(shown):
-        colour = MUTED if row.name in baselines else SERIES[0]
-        axes.scatter(row.scores, [place] * len(row.scores), s=24, color=colour, alpha=0.45, linewidths=0)
+        colour = INK if row.name == reference else MUTED if row.name in baselines else SERIES[0]
+        axes.scatter(row.scores, [place + 0.22] * len(row.scores), s=20, color=colour, alpha=0.5, linewidths=0)
         mean = _number(row.mean)
         if mean is not None:
             low, high = row.interval if row.interval is not None else (mean, mean)
@@ -104,7 +104,7 @@ def comparison(rows: Sequence[Comparison], reference: str, baselines: Sequence[s
     axes.set_ylim(len(shown) - 0.4, -0.6)
     tidy(axes, x="score on the test split", grid="x")
     for label, row in zip(axes.get_yticklabels(), shown, strict=True):
-        label.set_color(MUTED if row.name in baselines else INK)
+        label.set_color(MUTED if row.name in baselines and row.name != reference else INK)
     return figure
 
 
@@ -167,37 +167,40 @@ def _mean_curve(curves: Sequence[TrainingCurve], field: str) -> tuple[list[int],
     return steps, [sum(table[s] for table in tables) / len(tables) for s in steps]
 
 
-def curves(groups: Mapping[str, Sequence[TrainingCurve]], baselines: Sequence[str]) -> Figure:
+def curves(groups: Mapping[str, Sequence[TrainingCurve]], baselines: Sequence[str], reference: str = "") -> Figure:
     """Learning curves, the mean over seeds of each contestant: score on the evaluation split, and training loss on a logarithmic axis.
 
-    Evolved rules are drawn in colour, baselines in grey with a dash pattern each.
+    Evolved rules are drawn in colour, the reference in ink, other baselines in grey with a dash pattern each.
     """
     figure = new_figure(9, 4.0)
-    left, right = figure.subplots(1, 2)
+    panels = dict(zip(("score", "train_loss"), figure.subplots(1, 2), strict=True))
+    drawn: dict[str, list[float]] = {field: [] for field in panels}
+    colour, dash = 0, 1
+    for name, group in groups.items():
+        look: dict[str, Any] = {"color": SERIES[colour % len(SERIES)], "linewidth": 2, "zorder": 3}
+        if name == reference:
+            look = {"color": INK, "linewidth": 1.8, "zorder": 4}
+        elif name in baselines:
+            look = {"color": MUTED, "linewidth": 1.2, "linestyle": _DASHES[dash % len(_DASHES)]}
+            dash += 1
+        else:
+            colour += 1
+        for field, axes in panels.items():
+            steps, values = _mean_curve(group, field)
+            axes.plot(steps, values, label=name, marker="o" if len(steps) == 1 else None, **look)
+            drawn[field] += values
+    left, right = panels.values()
+    if drawn["score"]:
+        left.set_ylim(*_limits(drawn["score"]))
+    losses = drawn["train_loss"]
+    if losses and min(losses) > 0:
+        right.set_yscale("log")
+        # A loss rarely spans a decade: powers of ten alone would leave the axis without numbers.
+        right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(losses) < 1000 * min(losses) else (1,)))
+        right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        right.yaxis.set_minor_formatter(NullFormatter())
     tidy(left, x="step", y="score")
     tidy(right, x="step", y="training loss")
-    colour, dash = 0, 0
-    scores: list[float] = []
-    for name, group in groups.items():
-        ordinary = name in baselines
-        style = _DASHES[dash % len(_DASHES)] if ordinary else "-"
-        paint = MUTED if ordinary else SERIES[colour % len(SERIES)]
-        dash, colour = dash + ordinary, colour + (not ordinary)
-        for axes, field in ((left, "score"), (right, "train_loss")):
-            steps, values = _mean_curve(group, field)
-            axes.plot(
-                steps, values, color=paint, linestyle=style, linewidth=1.2 if ordinary else 2, label=name if axes is left else None,
-                marker="o" if len(steps) == 1 else None, zorder=2 if ordinary else 3,
-            )  # fmt: skip
-            if axes is left:
-                scores += values
-            elif values and min(values) > 0:
-                axes.set_yscale("log")
-    if scores:
-        left.set_ylim(*_limits(scores))
-    tidy(right)
-    right.set_xlabel("step")
-    right.set_ylabel("training loss")
     _legend(left, columns=5)
     return figure
 
@@ -258,10 +261,9 @@ def causes(found: Sequence[Cause], total: StageCost | None) -> Figure:
     axes.bar_label(drawn, labels=[f"{count:,}" for count in counts], padding=4, color=INK, fontsize=9)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    positive = [count for count in counts if count]
-    if positive and max(positive) > 50 * min(positive):
-        axes.set_xscale("symlog", linthresh=1)
-    axes.set_xlim(0, axes.get_xlim()[1] * 1.08)
+    axes.set_xlim(0, max([1, *counts]) * 1.1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     tidy(axes, x="candidates", grid="x")
     axes.tick_params(axis="y", labelcolor=INK, length=0)
     return figure

@@ -14,7 +14,7 @@ from optevolve.report.tables import by_task, is_search, leaderboard, stage_costs
 if TYPE_CHECKING:
     from optevolve.evaluate import Comparison
 
-__all__ = ["REFERENCE", "Verdict", "duration", "number", "opening", "p_text", "verdicts"]
+__all__ = ["REFERENCE", "Verdict", "duration", "interval", "number", "opening", "p_text", "verdicts"]
 
 REFERENCE = "adam"  # the baseline that evolved rules are tested against
 
@@ -28,6 +28,17 @@ def number(value: float | None, digits: int = 4) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     return f"{value:.{digits}g}".replace("-", "−")
+
+
+def interval(pair: tuple[float, float] | None, digits: int = 4) -> str:
+    """Two ends of an interval with as many decimals each as give the larger one `digits` significant digits."""
+    if pair is None:
+        return "–"
+    largest = max(map(abs, pair))
+    if not math.isfinite(largest) or not 1e-4 <= largest < 1e6:
+        return f"{number(pair[0], digits)} to {number(pair[1], digits)}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(largest)))
+    return " to ".join(f"{end:.{decimals}f}".replace("-", "−") for end in pair)
 
 
 def p_text(p: float | None, name: str = "") -> str:
@@ -68,7 +79,7 @@ class Verdict:
 
 
 def _score(row: Comparison) -> str:
-    spread = f" (95 % interval {number(row.interval[0])} to {number(row.interval[1])})" if row.interval is not None else ""
+    spread = f" (95 % interval {interval(row.interval)})" if row.interval is not None else ""
     return f"{number(row.mean)}{spread}"
 
 
@@ -85,12 +96,13 @@ def _verdict(task: str, rows: Sequence[Comparison], baselines: Sequence[str]) ->
     if reference is None:
         text = f"The best evolved rule, {best.name}, scored {_score(best)}. Adam has no score on this task to compare it with."
         return Verdict(task, "missing", "Adam has no score", text, best.rule)
-    seeds = len(best.scores)
-    over = f"over {seeds} paired seed{'s' * (seeds != 1)}"
+    paired = len(set(best.seeds) & set(reference.seeds))
+    over = f"over {paired} paired seed{'s' * (paired != 1)}"
     said = [f"The best evolved rule, {best.name}, scored {_score(best)} {over}; tuned Adam scored {_score(reference)}.", _difference(best)]
     difference, p = best.difference, best.p_value
     if p is None or math.isnan(p) or difference is None:
-        outcome, headline = "undecided", "No test against Adam: it takes more paired seeds"
+        outcome, headline = "undecided", "No test of the best evolved rule against tuned Adam"
+        said.append("A test takes at least two paired seeds whose differences are not all equal.")
     else:
         # The best of several is a choice made on the test split, so a gain is held to the corrected p; a loss needs no such care.
         corrected = min(1.0, p * len(evolved))
@@ -113,9 +125,9 @@ def _difference(row: Comparison) -> str:
     if row.difference is None:
         return ""
     spread = row.difference_interval
-    between = f" (95 % interval {number(spread[0])} to {number(spread[1])})" if spread is not None else ""
+    between = f" (95 % interval {interval(spread, 3)})" if spread is not None else ""
     test = f", {p_text(row.p_value, 'p')}" if row.p_value is not None and not math.isnan(row.p_value) else ""
-    return f"The difference is {number(row.difference)}{between}{test}."
+    return f"The difference is {number(row.difference, 3)}{between}{test}."
 
 
 def _winner(rows: Sequence[Comparison], baselines: Sequence[str]) -> str:
