@@ -19,7 +19,7 @@ from optevolve.space.operands import OPERANDS
 from optevolve.space.operators import LEAVES, OPERATORS, Operator
 from optevolve.space.rule import KINDS, UpdateRule
 
-__all__ = ["MAX_DEPTH", "MAX_LENGTH", "format_expression", "format_number", "format_rule", "parse", "parse_expression"]
+__all__ = ["MAX_DEPTH", "MAX_LENGTH", "format_expression", "format_number", "format_rule", "parse", "parse_expression", "short_name"]
 
 MAX_LENGTH = 10_000
 MAX_DEPTH = 100
@@ -252,6 +252,11 @@ def _named(name: str) -> Node | None:
 def _short_names() -> dict[Node, str]:
     """Every expression that an operand names, to its name."""
     return {node: name for name in OPERANDS if (node := _named(name)) is not None}
+
+
+def short_name(node: Node) -> str | None:
+    """The name under which the printer writes an expression; None if it has none."""
+    return _short_names().get(node)
 
 
 def format_number(value: float) -> str:
