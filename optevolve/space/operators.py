@@ -154,7 +154,7 @@ _ROWS = (
     Operator("dropout", 1, "where(draw >= rate, x / (1 - rate), 0)", r"\operatorname{{dropout}}_{{{rate}}}({x})",
              "each element set to 0 with probability rate, the others divided by 1 - rate", params=(_RATE,), random="uniform",
              paper="drop({x}, {rate})", forms=("dropout(x, 0.5)", "dropout(x, 0.3)", "dropout(x, 0.1)")),
-    Operator("clip_norm", 1, "x / maximum(norm(x), 1)", r"\frac{{{x}}}{{\max(\lVert {x} \rVert_2, 1)}}",
+    Operator("clip_norm", 1, "x / maximum(norm(x), 1)", r"\frac{{{x}}}{{\max(\Vert {x} \Vert_2, 1)}}",
              "the tensor clipped to L2 norm 1", elementwise=False, paper="norm({x})", forms=("clip_norm(x)",)),
     Operator("softsign", 1, "x / (1 + abs(x))", r"\frac{{{x}}}{{1+\left|{x}\right|}}", "x/(1 + |x|)", paper="{x}/(1+|{x}|)",
              forms=("softsign(x)",), decay_forms=("softsign(x)",)),
@@ -163,7 +163,7 @@ _ROWS = (
              paper_forms=(("ema(x, 0.95)", "expMovAvg({x})"),), forms=("ema(x, 0.95)",)),
     Operator("delta", 1, "x - old", r"\Delta {x}", "change x_t - x_(t-1), with x_(-1) = 0", state="x", paper="deltaChange({x})",
              forms=("delta(x)",)),
-    Operator("running_max", 1, "new", r"\max_{{\tau \le t}} {x}", "largest value so far, started at 0", state="maximum(old, x)",
+    Operator("running_max", 1, "new", r"\max_{{\tau \leq t}} {x}", "largest value so far, started at 0", state="maximum(old, x)",
              paper="MaxValue({x})", forms=("running_max(x)",)),
     # Used by operands, decays and the zoo.
     Operator("moment", 1, "new", r"\operatorname{{m}}_{{{beta}}}({x})", "exponential moving average from 0, not bias-corrected",

@@ -332,7 +332,10 @@ class _Writer:
             assert spelling.row is not None  # what is no hole for an expression is a parameter
             return format_number(node.params[[p.name for p in spelling.row.params].index(name)])
 
-        return _HOLE.sub(fill, spelling.text)
+        text = _HOLE.sub(fill, spelling.text)
+        if len(text) > MAX_LENGTH:  # x/(1+|x|) doubles at every level
+            raise ExportError(f"Expected at most {MAX_LENGTH} characters in the paper's notation, got more. Use the native notation.")
+        return text
 
 
 def _matches(spelling: _Spelling, tree: Node, node: Node, holes: dict[str, Node]) -> bool:
