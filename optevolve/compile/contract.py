@@ -16,11 +16,15 @@ from torch.optim.optimizer import Optimizer, _use_grad_for_differentiable
 
 from optevolve.compile.draws import draw, stream_key
 from optevolve.compile.flat import FlatBucket
+from optevolve.compile.foreach import Many
+from optevolve.compile.kernel import fused_step
+from optevolve.compile.work import LOW_PRECISION, Work, plain, shard_offset, sharded_norm, state_dtype
 
 __all__ = ["RuleOptimizer"]
 
 _CHUNK = 512  # steps whose numbers are computed at once
 _CHUNKS = 16  # that are remembered
+_LARGE = 2**20  # elements from which on a compiled kernel pays
 
 
 class RuleOptimizer(Optimizer):
@@ -140,7 +144,7 @@ class RuleOptimizer(Optimizer):
         for number, p in zip(numbers, params, strict=True):
             for key, value in loaded["state"].get(number, {}).items():
                 if isinstance(value, Tensor) and key != "step":
-                    self.state[p][key] = value.to(device=p.device, dtype=_state_dtype(p), copy=True)
+                    self.state[p][key] = value.to(device=p.device, dtype=state_dtype(p), copy=True)
 
     @_use_grad_for_differentiable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -157,19 +161,15 @@ class RuleOptimizer(Optimizer):
                 loss = closure()
         first = 0
         for group in self.param_groups:
-            params: list[Tensor] = []
-            grads: list[Tensor] = []
-            steps: list[Tensor] = []
-            states: list[list[Tensor]] = [[] for _ in self.STATES]
-            self._init_group(group, params, grads, steps, *states)
-            firsts = []
+            work = Work([], [], [], [[] for _ in self.STATES], [])
+            self._init_group(group, work.params, work.grads, work.steps, *work.states)
             if self.DRAWS:
                 for p in group["params"]:
                     if p.grad is not None:
-                        firsts.append(first)
+                        work.firsts.append(first + shard_offset(p))
                     first += p.numel()
-            if params:
-                self._step_group(group, params, grads, steps, states, firsts)
+            if work.params:
+                self._step_group(group, work)
         return loss
 
     def _init_group(
@@ -186,55 +186,85 @@ class RuleOptimizer(Optimizer):
                 device = p.device if group["capturable"] else "cpu"
                 state["step"] = torch.zeros((), dtype=torch.float32, device=device)
                 for name in self.STATES:
-                    state[name] = torch.zeros_like(p, dtype=_state_dtype(p), memory_format=torch.preserve_format)
+                    state[name] = torch.zeros_like(p, dtype=state_dtype(p), memory_format=torch.preserve_format)
             params.append(p)
             grads.append(p.grad)
             steps.append(state["step"])
             for values, name in zip(states, self.STATES, strict=True):
                 values.append(state[name])
 
-    def _step_group(
-        self,
-        group: dict[str, Any],
-        params: list[Tensor],
-        grads: list[Tensor],
-        steps: list[Tensor],
-        states: list[list[Tensor]],
-        firsts: list[int],
-    ) -> None:
-        norm: Callable[[Tensor], Tensor] = torch.linalg.vector_norm
+    def _step_group(self, group: dict[str, Any], work: Work) -> None:
+        """Chooses how the group's step is run, and runs it."""
         if torch.compiler.is_compiling() or group["capturable"] or group["differentiable"]:
-            self._step_on_tensors(group, params, grads, steps, states, firsts, norm)
+            self._step_on_tensors(group, work)
             return
-        advanced = steps
-        bucket = self._bucket(group, params, steps, states, firsts) if group["flat"] else None
-        if bucket is not None:
-            params, grads, states, firsts, norm = [bucket.params], [bucket.gather(grads)], bucket.states, firsts[:1], bucket.norm
-            steps, advanced = steps[:1], [bucket.counts]
-        lr = float(group["lr"])
-        rows: dict[int, tuple[float, ...]] = {}
-        counts = [int(step.item()) for step in steps]
-        for i, (p, t) in enumerate(zip(params, counts, strict=True)):
-            if t not in rows:
-                rows[t] = self._row(t, group["total_steps"])
-            keys = [stream_key(group["seed"], t, stream) for stream in range(len(self.DRAWS))]
-            self._step_one(group, p, grads[i], [values[i] for values in states], rows[t], [key + firsts[i] for key in keys], lr, norm)
-        torch._foreach_add_(advanced, 1)
+        if work.params[0].is_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "Expected capturable=True while a CUDA graph is captured, got False. Build the optimizer with capturable=True."
+            )
+        lr, total = float(group["lr"]), group["total_steps"]
+        bucket = None
+        if self._is_fused(group, work, lr):
+            self._step_fused(group, work, lr)
+        elif group["flat"] and (bucket := self._bucket(group, work)) is not None:
+            flat = Work([bucket.params], [bucket.gather(work.grads)], work.steps[:1], bucket.states, work.firsts[:1])
+            t = int(flat.steps[0].item())
+            self._step_one(group, flat, 0, self._row(t, total), self._keys(group, t), lr, bucket.norm)
+        elif group["foreach"] if group["foreach"] is not None else work.params[0].is_cuda:
+            for t, part in work.by_step():
+                self._step_many(group, part, self._row(t, total), self._keys(group, t), lr)
+        else:
+            for t, part in work.by_step():
+                row, keys = self._row(t, total), self._keys(group, t)
+                for i in range(len(part.params)):
+                    self._step_one(group, part, i, row, keys, lr)
+        torch._foreach_add_([bucket.counts] if bucket is not None else work.steps, 1)
 
-    def _bucket(
-        self, group: dict[str, Any], params: list[Tensor], steps: list[Tensor], states: list[list[Tensor]], firsts: list[int]
-    ) -> FlatBucket | None:
+    def _is_fused(self, group: dict[str, Any], work: Work, lr: float) -> bool:
+        """Whether a compiled kernel runs the step: as asked, else where it pays, on large models on the CPU."""
+        fused = group["fused"]
+        if fused is None:
+            fused = not group["foreach"] and not group["flat"] and sum(p.numel() for p in work.params) >= _LARGE
+        return bool(fused) and lr != 0 and all(p.device.type == "cpu" and not p.is_complex() for p in work.params)
+
+    def _step_fused(self, group: dict[str, Any], work: Work, lr: float) -> None:
+        """Every parameter that a kernel can take in one call; the others by themselves."""
+        for t, part in work.by_step():
+            row, keys = self._row(t, group["total_steps"]), self._keys(group, t)
+            calls: dict[tuple[torch.dtype, torch.dtype], list[int]] = {}
+            for i, (p, g) in enumerate(zip(part.params, part.grads, strict=True)):
+                ready = type(p) in (Tensor, torch.nn.Parameter) and p.is_contiguous()
+                ready = ready and all(s[i].is_contiguous() and s[i].dtype is torch.float32 for s in part.states)
+                calls.setdefault((p.dtype, g.dtype) if ready else (torch.bool, torch.bool), []).append(i)
+            for (dtype, grad_dtype), members in calls.items():
+                kernel = fused_step(type(self).advance, len(self.STATES), self.DRAWS, dtype, grad_dtype, group["maximize"])
+                if kernel is None:
+                    for i in members:
+                        self._step_one(group, part, i, row, keys, lr)
+                    continue
+                tensors, shifted = [], []
+                for i in members:
+                    own = [key + part.firsts[i] for key in keys]
+                    noise = [draw(self.DRAWS[d], own[d], part.params[i]) for d in kernel.kernel.normals]
+                    tensors.append([part.params[i], part.grads[i].contiguous(), *(values[i] for values in part.states), *noise])
+                    shifted.append([own[d] for d in kernel.kernel.uniforms])
+                kernel(tensors, (lr, 1 - lr * group["weight_decay"], group["momentum"], *row), shifted)
+
+    def _bucket(self, group: dict[str, Any], work: Work) -> FlatBucket | None:
         """The buffers of these parameters; None if they cannot be laid end to end."""
         bucket = self._buckets.get(id(group))
-        if bucket is not None and bucket.holds(params, states, steps):
+        if bucket is not None and bucket.holds(work.params, work.states, work.steps):
             return bucket
-        if not FlatBucket.takes(params, steps, firsts):
+        if not FlatBucket.takes(work.params, work.steps, work.firsts):
             return None
-        bucket = self._buckets[id(group)] = FlatBucket(params, states, steps)
-        for i, p in enumerate(params):
+        bucket = self._buckets[id(group)] = FlatBucket(work.params, work.states, work.steps)
+        for i, p in enumerate(work.params):
             self.state[p]["step"] = bucket.step_views[i]
             self.state[p].update(zip(self.STATES, (views[i] for views in bucket.state_views), strict=True))
         return bucket
+
+    def _keys(self, group: dict[str, Any], t: Any) -> list[Any]:
+        return [stream_key(group["seed"], t, stream) for stream in range(len(self.DRAWS))]
 
     def _row(self, t: int, total: int | None) -> tuple[float, ...]:
         """The numbers of step t (from 0)."""
@@ -253,56 +283,57 @@ class RuleOptimizer(Optimizer):
         return rows[at]
 
     def _step_one(
-        self,
-        group: dict[str, Any],
-        p: Tensor,
-        g: Tensor,
-        states: list[Tensor],
-        numbers: tuple[Any, ...],
-        keys: list[Any],
-        lr: Any,
-        norm: Any,
+        self, group: dict[str, Any], work: Work, i: int, numbers: tuple[Any, ...], keys: list[Any], lr: Any, norm: Any = None
     ) -> None:
-        """One parameter's step, in place; numbers and lr are numbers or tensors without dimensions."""
-        if torch.is_complex(p):
-            p, g, states = torch.view_as_real(p), torch.view_as_real(g), [torch.view_as_real(state) for state in states]
+        """One parameter's step, in place; numbers, keys and lr are numbers or tensors without dimensions."""
+        p, g, states = work.params[i], work.grads[i], [values[i] for values in work.states]
+        norm = norm or (sharded_norm(p) if hasattr(p, "to_local") else torch.linalg.vector_norm)
+        target, g, states = plain(p), plain(g), [plain(state) for state in states]
+        w = target.clone() if group["differentiable"] else target
+        if w.dtype in LOW_PRECISION:
+            w, g = w.float(), g.float()
         if group["maximize"]:
             g = -g
-        w = p
-        if p.dtype in _LOW_PRECISION:
-            w, g = p.float(), g.float()
-        draws = [draw(primitive, key, w) for primitive, key in zip(self.DRAWS, keys, strict=True)]
+        draws = [draw(primitive, key + work.firsts[i], w) for primitive, key in zip(self.DRAWS, keys, strict=True)]
         keep = 1 - lr * group["weight_decay"]
         w_next, *states_next = self.advance(w, g, *states, *numbers, *draws, lr=lr, keep=keep, momentum=group["momentum"], norm=norm)
         if isinstance(lr, Tensor):
             w_next = torch.where(lr == 0, w, w_next)
-        if not isinstance(lr, float) or lr != 0:
-            p.copy_(w_next)
-        for state, state_next in zip(states, states_next, strict=True):
-            state.copy_(state_next)
+        if isinstance(lr, Tensor) or lr != 0:
+            target.copy_(w_next)
+        for name, state, state_next in zip(self.STATES, states, states_next, strict=True):
+            if group["differentiable"]:  # the old value may be needed by autograd
+                self.state[p][name] = torch.view_as_complex(state_next) if p.is_complex() else state_next.clone()
+            else:
+                state.copy_(state_next)
 
-    def _step_on_tensors(
-        self,
-        group: dict[str, Any],
-        params: list[Tensor],
-        grads: list[Tensor],
-        steps: list[Tensor],
-        states: list[list[Tensor]],
-        firsts: list[int],
-        norm: Any,
-    ) -> None:
+    def _step_many(self, group: dict[str, Any], work: Work, numbers: tuple[float, ...], keys: list[Any], lr: float) -> None:
+        """The same on lists of tensors."""
+        if any(hasattr(p, "to_local") for p in work.params):
+            for i in range(len(work.params)):
+                self._step_one(group, work, i, numbers, keys, lr)
+            return
+        targets, grads = [plain(p) for p in work.params], [plain(g) for g in work.grads]
+        states = [[plain(state) for state in values] for values in work.states]
+        w = Many([x.float() if x.dtype in LOW_PRECISION else x for x in targets])
+        g = Many([x.float() if x.dtype in LOW_PRECISION else x for x in grads])
+        draws = [
+            Many([draw(primitive, key + first, x) for first, x in zip(work.firsts, w.tensors, strict=True)])
+            for primitive, key in zip(self.DRAWS, keys, strict=True)
+        ]
+        keep = 1 - lr * group["weight_decay"]
+        w_next, *states_next = self.advance(
+            w, -g if group["maximize"] else g, *map(Many, states), *numbers, *draws, lr=lr, keep=keep, momentum=group["momentum"],
+            norm=torch.linalg.vector_norm,
+        )  # fmt: skip
+        if lr != 0:
+            torch._foreach_copy_(targets, w_next.tensors)
+        for values, values_next in zip(states, states_next, strict=True):
+            torch._foreach_copy_(values, values_next.tensors)
+
+    def _step_on_tensors(self, group: dict[str, Any], work: Work) -> None:
         """The same with the step count and all that depends on it as tensors, so that nothing has to be read back or compiled anew."""
-        for i, (p, step) in enumerate(zip(params, steps, strict=True)):
-            t = step.to(torch.float64)
-            numbers = self.numbers(t, group["total_steps"])
-            keys = [stream_key(group["seed"], step.to(torch.int64), stream) + firsts[i] for stream in range(len(self.DRAWS))]
-            self._step_one(group, p, grads[i], [values[i] for values in states], numbers, keys, group["lr"], norm)
+        for i, step in enumerate(work.steps):
+            numbers = self.numbers(step.to(torch.float64), group["total_steps"])
+            self._step_one(group, work, i, numbers, self._keys(group, step.to(torch.int64)), group["lr"])
             step += 1
-
-
-_LOW_PRECISION = (torch.bfloat16, torch.float16)
-
-
-def _state_dtype(p: Tensor) -> torch.dtype:
-    """Half-precision parameters keep their state in float32."""
-    return torch.float32 if p.dtype in _LOW_PRECISION else p.dtype
