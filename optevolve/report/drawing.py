@@ -51,6 +51,7 @@ def tidy(axes: Axes, *, x: str = "", y: str = "", title: str = "", grid: str = "
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(RULES)
+    axes.tick_params(which="minor", color=RULES, length=2)
     axes.tick_params(colors=MUTED, labelcolor=MUTED, length=3, labelsize=9)
     axes.grid(visible=True, axis="both" if grid == "both" else "x" if grid == "x" else "y", color=RULES, linewidth=0.6)
     axes.set_axisbelow(True)

@@ -157,7 +157,7 @@ def opening(config: RunConfig, measurements: Sequence[Measurement], finished: bo
     refused = sum(len(p.rejected) for p in {m.proposal.id: m.proposal for m in search if m.proposal is not None}.values())
     own = sum(not m.same_as for m in search)
     what += f"It measured {own:,} candidates" + (f" and refused {refused:,} before any training" if refused else "")
-    what += f"; with elimination and final evaluation it took {total.steps:,} training steps and {duration(total.seconds)} of worker time. "
+    what += f"; all stages together took {total.steps:,} training steps and {duration(total.seconds)} of worker time. "
     best = next((row for row in leaderboard(search, 1) if row["fitness"] is not None), None)
     if best is None:
         what += "No candidate has completed the surrogate training yet. "
