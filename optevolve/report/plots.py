@@ -77,7 +77,7 @@ def progress(measurements: Sequence[Measurement]) -> Figure:
         )
     if lost:
         axes.scatter(
-            lost, np.full(len(lost), 0.015), marker="|", s=28, color=MUTED, alpha=0.6, linewidths=0.8,
+            lost, np.full(len(lost), 0.015), marker="|", s=28, color=MUTED, alpha=0.12 if raster else 0.6, linewidths=0.8,
             transform=axes.get_xaxis_transform(), rasterized=raster, label="no fitness",
         )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
