@@ -171,6 +171,7 @@ class RunConfig:
         initial: how the initial population is measured.
         evolution: how particles and their children are measured.
         search: size of the search.
+        contenders: best rules of the search that enter the elimination.
         elimination: rounds in which the best rules of the whole search are narrowed, in order.
         evaluation: the final evaluation beside the baselines.
     """
@@ -184,5 +185,6 @@ class RunConfig:
     initial: Stage = field(default_factory=lambda: Stage({"width": 32}))
     evolution: Stage = field(default_factory=lambda: Stage({"width": 48, "augment": True}, Protocol(full_steps=16000, epoch_steps=400)))
     search: Search = field(default_factory=Search)
+    contenders: Count = 100
     elimination: tuple[EliminationRound, ...] = ()
     evaluation: Evaluation = field(default_factory=Evaluation)

@@ -28,7 +28,8 @@ LAYERS: list[set[str]] = [
     {"eliminate"},
     {"evaluate"},
     {"config_check"},
-    {"run", "report", "config_text", "progress"},
+    {"config_text"},
+    {"run", "report", "progress"},
     {"pipeline"},
     {"cli"},
 ]

@@ -1,0 +1,355 @@
+"""The whole method on one screen: search, elimination, final evaluation, report, export. Each stage goes on where a stored run stopped."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from optevolve import __version__, surrogate
+from optevolve.compile import export
+from optevolve.config import Options, RunConfig
+from optevolve.config_text import assemble, to_toml
+from optevolve.eliminate import Contestant, EliminationSource, contenders
+from optevolve.errors import ConfigError, StudyError
+from optevolve.evaluate import Comparison, EvaluationSource, compare
+from optevolve.integrity import check_integrity
+from optevolve.progress import Listener
+from optevolve.records import Job, Measurement, Outcome
+from optevolve.report import leaderboard as ranked
+from optevolve.report import write_report
+from optevolve.run.driver import Ask, Happening, Source, drive
+from optevolve.run.folder import open_run, read_run
+from optevolve.run.local import LocalRunner
+from optevolve.run.store import Study
+from optevolve.search import ALGORITHMS
+from optevolve.space import UpdateRule, parse
+from optevolve.space.grammar import grammar
+from optevolve.tasks import check_task, load, spec_of
+from optevolve.zoo import ZOO
+
+__all__ = ["Result", "comparisons", "evaluate", "leaderboard", "report", "resume", "search"]
+
+
+@dataclass(frozen=True)
+class Leader:
+    """One of the best rules of a run.
+
+    Attributes:
+        rank: from 1.
+        rule: what it is.
+        fitness: the surrogate's number; None unless its measurement completed.
+        learning_rate: the peak that its trials chose.
+        score, interval: mean on the test split and its 95 % interval, if the rule reached the final evaluation of the run's own task.
+        seconds: worker time that its measurement took.
+        status: how its measurement ended.
+    """
+
+    rank: int
+    rule: UpdateRule
+    fitness: float | None
+    learning_rate: float | None
+    score: float | None
+    interval: tuple[float, float] | None
+    seconds: float
+    status: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run has found. `folder` holds config.toml, study.db, report.html and best_optimizer.py."""
+
+    folder: Path
+
+    def best(self, n: int = 10) -> list[Leader]:
+        """The best n rules, best first."""
+        final: dict[str, Comparison] = {}
+        for comparison in comparisons(self.folder):
+            final.setdefault(comparison.rule, comparison)
+        leaders = []
+        for row in leaderboard(self.folder)[:n]:
+            end = final.get(row["rule"])
+            score, interval = (end.mean, end.interval) if end else (None, None)
+            values = (row["fitness"], row["learning_rate"], score, interval, row["seconds"], row["status"])
+            leaders.append(Leader(row["rank"], parse(row["rule"]), *values))
+        return leaders
+
+    def comparisons(self) -> list[Comparison]:
+        """The final evaluation: every contestant on every task."""
+        return comparisons(self.folder)
+
+
+def search(
+    task: str | None = None,
+    preset: str | None = None,
+    *,
+    out: str | Path,
+    config: RunConfig | str | Path | None = None,
+    seed: int | None = None,
+    data: str | Path | None = None,
+    settings: Sequence[str] = (),
+    workers: int | None = None,
+    progress: Any = None,
+) -> Result:
+    """Runs the whole method, or goes on with it where the run in `out` stopped.
+
+    Args:
+        task: what to train; None for the preset's.
+        preset: "quick", "small" or "paper"; None for "small".
+        out: the run's folder.
+        config: a config, or the path of a TOML file, in place of a preset.
+        seed, data, settings: override the config; settings are texts such as "search.particles=3".
+        workers: processes that train in parallel; None for one per core. The number does not change the search.
+        progress: a listener such as `optevolve.progress.Progress`.
+    Raises:
+        OptevolveError: for anything that the caller can mend.
+    """
+    if not isinstance(config, RunConfig):
+        config = assemble(config, preset_name=preset, task=task, seed=seed, data=data, settings=settings)
+    return _run(Path(out), config, workers, progress)
+
+
+def resume(out: str | Path, *, workers: int | None = None, progress: Any = None) -> Result:
+    """Goes on with the run in a folder where it stopped. A finished run is left as it is."""
+    return _run(Path(out), None, workers, progress)
+
+
+def _run(folder: Path, config: RunConfig | None, workers: int | None, progress: Any) -> Result:
+    """The method, stage by stage."""
+    with open_run(folder, config) as (study, config):
+        if study.finished:
+            return Result(folder)
+        with _worker_pool(config, study, workers, progress) as work:
+            try:
+                _check_tasks([_task_of(config, stage.task_options) for stage in (config.initial, config.evolution)])
+                work(_SearchSource(config), config.search.lookahead, same=_fingerprint)
+                survivors = contenders(study.measurements(), config.contenders)
+                elimination = EliminationSource(survivors, config.elimination, task=config.task, seed=config.seed)
+                work(elimination, config.search.lookahead)
+                contestants = [*elimination.survivors, *_baselines(config)]
+                work(_final_evaluation(config, contestants, _final_tasks(config)), config.search.lookahead)
+                study.finish()
+            finally:
+                _write_results(folder, study, config)
+    return Result(folder)
+
+
+def evaluate(
+    out: str | Path, tasks: Sequence[str] = (), seeds: int | None = None, *, workers: int | None = None, progress: Any = None
+) -> list[Comparison]:
+    """Evaluates the survivors of a run beside the tuned baselines on more tasks, or with more seeds; what is measured already is kept.
+
+    Args:
+        out: the run's folder.
+        tasks: task specs; none for the run's own.
+        seeds: paired seeds per contestant; None for the config's number.
+    Returns:
+        The comparisons of all tasks evaluated so far.
+    Raises:
+        StudyError: if the search of the run has not come to its end.
+    """
+    folder = Path(out)
+    with open_run(folder, None) as (study, config):
+        if not study.finished:
+            raise StudyError(
+                f"Expected a finished run in {folder}, found one that stopped before its end. First: optevolve resume {folder}"
+            )
+        if seeds is not None:
+            config = replace(config, evaluation=replace(config.evaluation, seeds=seeds))
+        with _worker_pool(config, study, workers, progress) as work:
+            contestants = _contestants_of(study)
+            specs = [spec_of(task) for task in tasks] or _final_tasks(config)
+            try:
+                _check_tasks(specs)
+                work(_final_evaluation(config, contestants, specs), config.search.lookahead)
+            finally:
+                _write_results(folder, study, config)
+        return compare(study.measurements())
+
+
+def leaderboard(out: str | Path, n: int | None = None) -> list[dict[str, Any]]:
+    """Rows of the best rules of a run, also while it is running: at least rank, rule, fitness, status."""
+    with read_run(Path(out)) as (study, _):
+        return ranked(study.measurements(), n)
+
+
+def comparisons(out: str | Path) -> list[Comparison]:
+    """The final evaluation of a run as far as it has come, best first within a task."""
+    with read_run(Path(out)) as (study, _):
+        return compare(study.measurements())
+
+
+def report(out: str | Path) -> Path:
+    """Writes report.html of a run anew, also while it is running; its path."""
+    folder = Path(out)
+    with read_run(folder) as (study, config):
+        return _write_report(folder, study, config)
+
+
+class _SearchSource:
+    """A search as a source for the driver: each proposal becomes a job of its stage's task and protocol."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.algorithm = ALGORITHMS[config.search.algorithm](config.search, grammar(config.grammar), check_integrity, config.seed)
+
+    def ask(self) -> Ask | None:
+        proposal = self.algorithm.ask()
+        if proposal is None:
+            return None
+        stage = self.config.initial if proposal.stage == "initial" else self.config.evolution
+        job = Job(proposal.id, proposal.rule, _task_of(self.config, stage.task_options), stage.protocol, self.config.seed)
+        return proposal.stage, job, proposal
+
+    def tell(self, job_id: str, outcome: Outcome) -> None:
+        self.algorithm.tell(job_id, outcome)
+
+    @property
+    def done(self) -> bool:
+        return self.algorithm.done
+
+
+def _task_of(config: RunConfig, options: Options) -> str:
+    return spec_of(config.task, options)
+
+
+def _final_tasks(config: RunConfig) -> list[str]:
+    return [spec_of(task) for task in config.evaluation.tasks] or [_task_of(config, config.evaluation.task_options)]
+
+
+def _baselines(config: RunConfig) -> list[Contestant]:
+    unknown = [name for name in config.evaluation.baselines if name not in ZOO]
+    if unknown:
+        raise ConfigError(f"Unknown baseline {unknown[0]!r} in evaluation.baselines. Expected names of the zoo: {', '.join(ZOO)}.")
+    return [Contestant(name, str(ZOO[name].rule)) for name in config.evaluation.baselines]
+
+
+def _contestants_of(study: Study) -> list[Contestant]:
+    """Survivors and baselines as the run's own final evaluation met them."""
+    found = {m.job.id.rsplit("/", 1)[1]: m.job.rule for m in study.measurements("tune")}
+    return [Contestant(name, rule) for name, rule in found.items()]
+
+
+def _final_evaluation(config: RunConfig, contestants: Sequence[Contestant], tasks: Sequence[str]) -> EvaluationSource:
+    evaluation = config.evaluation
+    return EvaluationSource(contestants, tasks, evaluation.protocol, seeds=evaluation.seeds, seed=config.seed)
+
+
+def _check_tasks(specs: Sequence[str]) -> None:
+    """Whether the tasks keep the protocol, before hours are spent on them."""
+    for spec in dict.fromkeys(specs):
+        check_task(load(spec))
+
+
+@lru_cache(maxsize=100_000)
+def _fingerprint_of(rule: str) -> str:
+    return str(parse(rule))
+
+
+def _fingerprint(job: Job) -> str:
+    return _fingerprint_of(job.rule)
+
+
+class _Work(Protocol):
+    """Drives a source with the pool, the study and the listener at hand."""
+
+    def __call__(self, source: Source, lookahead: int, *, same: Callable[[Job], str] | None = None) -> None: ...
+
+
+@contextmanager
+def _worker_pool(config: RunConfig, study: Study, workers: int | None, progress: Any) -> Iterator[_Work]:
+    """Worker processes for the time of a run; they find the data where the config says."""
+    if config.data:
+        os.environ["OPTEVOLVE_DATA"] = str(Path(config.data).resolve())
+    listener = _Listening(progress, config) if progress is not None else None
+    try:
+        with LocalRunner(workers or available_cores(), surrogate.measure) as runner:
+
+            def work(source: Source, lookahead: int, *, same: Callable[[Job], str] | None = None) -> None:
+                drive(source, runner, study, lookahead=lookahead, same=same, on_event=listener)
+
+            yield work
+    finally:
+        if progress is not None:
+            progress.on_end()
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Listening:
+    """Tells a progress listener what the driver does."""
+
+    def __init__(self, progress: Listener, config: RunConfig) -> None:
+        self.progress = progress
+        self.config = config
+        self.stage = ""
+
+    def __call__(self, event: Happening) -> None:
+        stage = "final evaluation" if event.stage in ("tune", "evaluate") else event.stage  # a contestant is evaluated once it is tuned
+        if event.kind == "asked" and stage != self.stage:
+            self.stage = stage
+            self.progress.on_stage(stage, self._size(stage))
+        if event.outcome is not None and (event.kind == "measured" or (event.kind == "told" and event.stored)):
+            self.progress.on_measurement(Measurement(event.stage, event.job, event.outcome, event.proposal, event.same_as))
+
+    def _size(self, stage: str) -> int:
+        """Measurements that a stage makes if none fails."""
+        config, evaluation = self.config, self.config.evaluation
+        rounds = config.elimination
+        finalists = (rounds[-1].keep if rounds else config.contenders) + len(evaluation.baselines)
+        tasks = max(1, len(evaluation.tasks))
+        search = config.search
+        sizes = {
+            "initial": search.population,
+            "evolution": search.particles * (1 + search.timesteps * search.children),
+            "final evaluation": finalists * tasks * (1 + evaluation.seeds),
+        }
+        entering = [config.contenders, *(r.keep for r in rounds)]
+        sizes |= {f"eliminate/{number}": size for number, size in enumerate(entering, start=1)}
+        return sizes[stage]
+
+
+def _write_results(folder: Path, study: Study, config: RunConfig) -> None:
+    """Report and best optimizer as they stand: also of a run that was interrupted."""
+    _write_report(folder, study, config)
+    measurements = study.measurements()
+    baselines = set(config.evaluation.baselines)
+    evolved = [row for row in compare(measurements) if row.name not in baselines and row.mean is not None]
+    ranking = [row for row in ranked(measurements, 1) if row["fitness"] is not None]
+    if evolved:
+        task = evolved[0].task  # the run's own comes first
+        best = max((row for row in evolved if row.task == task), key=lambda row: row.mean or 0.0)
+        scores = {row.task: row.mean for row in evolved if row.rule == best.rule and row.mean is not None}
+        rule, learning_rate, origin = best.rule, best.learning_rate, "survivor with the best mean test score of the run's final evaluation"
+    elif ranking:
+        rule, learning_rate, origin = ranking[0]["rule"], ranking[0]["learning_rate"], "leader of a search that has no final evaluation yet"
+        scores = {f"{config.task}, surrogate fitness": ranking[0]["fitness"]}
+    else:
+        return
+    provenance = f"Evolved by optevolve {__version__} on task {config.task} with seed {config.seed}: {origin}."
+    export(
+        parse(rule), folder / "best_optimizer.py", name="BestOptimizer", provenance=provenance, scores=scores, learning_rate=learning_rate
+    )
+
+
+def _write_report(folder: Path, study: Study, config: RunConfig) -> Path:
+    measurements = study.measurements()
+    write_report(
+        folder / "report.html",
+        title=f"optevolve: {config.task}",
+        config=config,
+        measurements=measurements,
+        comparisons=compare(measurements),
+        finished=study.finished,
+        config_text=to_toml(config),
+        command=f"optevolve search config.toml --out {shlex.quote(folder.name)}",
+    )
+    return folder / "report.html"
