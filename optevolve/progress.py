@@ -34,7 +34,7 @@ class Listener(Protocol):
         """A stage begins and will make about `total` measurements; 0 if that is not known. Called again when the estimate changes."""
 
     def on_measurement(self, measurement: Measurement, stored: bool = False) -> None:
-        """A measurement of the current stage has come in, or was found in the store (`stored`), so that nothing was measured."""
+        """A measurement has come in, or was found in the store (`stored`), so that nothing was measured."""
 
     def on_end(self) -> None:
         """Nothing more will come: the run is finished or interrupted."""
@@ -47,7 +47,7 @@ class Tally:
     Attributes:
         stage: the current stage.
         total: measurements that the stage will make; 0 if not known.
-        done: of these, how many have come in.
+        counts: stage → measurements that have come in.
         failures: reason → how often, over the whole run; numbers within reasons are left out, so that equal causes meet.
         refused: rules drawn and refused before any training, over the whole run.
         best: stage → (fitness, rule) of the best measurement, in the order in which stages began.
@@ -56,7 +56,7 @@ class Tally:
 
     stage: str = ""
     total: int = 0
-    done: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     refused: int = 0
     best: dict[str, tuple[float, str]] = field(default_factory=dict)
@@ -66,15 +66,16 @@ class Tally:
     def begin(self, stage: str, total: int) -> None:
         """Starts a stage, or corrects the total of the current one."""
         if stage != self.stage:
-            self.stage, self.done = stage, 0
+            self.stage = stage
             self._arrivals.clear()
             self._arrivals.append(self.clock())
         self.total = total
 
     def add(self, measurement: Measurement, stored: bool = False) -> bool:
         """Counts a measurement; whether it is the best of its stage so far. What was stored before says nothing about the pace."""
-        self.done += 1
-        if not stored:
+        self.counts[measurement.stage] += 1
+        # Some measurements of a stage come in when the next has begun; they count where they belong.
+        if measurement.stage == self.stage and not stored:
             self._arrivals.append(self.clock())
         elif len(self._arrivals) == 1:
             self._arrivals[0] = self.clock()
@@ -90,6 +91,11 @@ class Tally:
             return False
         self.best[measurement.stage] = (outcome.fitness, measurement.job.rule)
         return True
+
+    @property
+    def done(self) -> int:
+        """Measurements of the stage that have come in."""
+        return self.counts[self.stage]
 
     @property
     def left(self) -> int:

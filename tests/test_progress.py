@@ -61,6 +61,15 @@ def test_a_stage_starts_at_nought_and_a_corrected_total_does_not() -> None:
     assert tally.counts_text() == "0 done"
 
 
+def test_a_late_measurement_counts_where_it_belongs() -> None:
+    tally = Tally(clock=Clock())
+    tally.begin("initial", 2)
+    tally.add(measured("a", 0.5))
+    tally.begin("evolution", 5)
+    tally.add(measured("b", 0.6))
+    assert (tally.done, tally.counts["initial"], tally.seconds_left) == (0, 2, None)
+
+
 def test_best_is_by_stage_and_says_which() -> None:
     tally = Tally(clock=Clock())
     tally.begin("initial", 3)

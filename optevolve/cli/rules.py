@@ -146,9 +146,9 @@ def _find(text: str, rank: int) -> Subject:
                 f"Expected at least {rank} measured rules in {text}, found {len(ranked)}. See 'optevolve top {text}', or let the run go on."
             )
         row = ranked[rank - 1]
-        facts = {name: row[name] for name in ("rank", "fitness", "learning_rate", "stage", "id") if name in row}
+        place: dict[str, Any] = {name: row[name] for name in ("rank", "fitness", "learning_rate", "stage", "id") if name in row}
         provenance = f"found by optevolve {__version__} in run {Path(text).resolve().name}, place {rank} of its search ({row['id']})"
-        return Subject(parse(row["rule"]), facts, provenance, {f"fitness in stage {row['stage']}": row["fitness"]}, row["learning_rate"])
+        return Subject(parse(row["rule"]), place, provenance, {f"fitness in stage {row['stage']}": row["fitness"]}, row["learning_rate"])
     name = text.strip().lower()
     if name in ZOO:
         entry = ZOO[name]

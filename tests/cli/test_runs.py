@@ -1,0 +1,151 @@
+"""Whole runs from the command line, on a task of a second: search, go on, look, evaluate, export; and what a folder refuses."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optevolve.cli import main
+
+TINY = [
+    "--task=logreg-digits",
+    "--preset=quick",
+    "--workers=2",
+    *(
+        f"--set={setting}"
+        for setting in (
+            "search.population=4",
+            "search.particles=2",
+            "search.timesteps=1",
+            "search.children=1",
+            "search.redraws=0",
+            "initial.protocol.trial_steps=10",
+            "initial.protocol.full_steps=20",
+            "evolution.protocol.trial_steps=10",
+            "evolution.protocol.full_steps=20",
+            "elimination.0.keep=1",
+            "elimination.0.protocol.trial_steps=10",
+            "elimination.0.protocol.full_steps=20",
+            "evaluation.protocol.trial_steps=10",
+            "evaluation.protocol.full_steps=20",
+            "evaluation.seeds=2",
+            'evaluation.baselines=["adam", "sgd"]',
+        )
+    ),
+]
+
+
+class Command:
+    """Runs commands in this process, which is much faster than a process each."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, *arguments: str, code: int = 0) -> tuple[str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        out, err = self.capsys.readouterr()
+        assert (caught.value.code or 0) == code, out + err
+        return out, err
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self(*arguments, "--json")[0])
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(capsys)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a finished run, and what was printed while it ran."""
+    place = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, "-m", "optevolve", "search", *TINY, "--out=tiny"]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return place / "tiny", done.stdout
+
+
+def test_a_search_ends_with_a_report_and_an_optimizer(finished: tuple[Path, str]) -> None:
+    folder, out = finished
+    assert {"config.toml", "study.db", "report.html", "best_optimizer.py"} <= {path.name for path in folder.iterdir()}
+    assert "done, " in out
+    assert "best " in out
+    assert "Final evaluation" in out
+    assert str(Path("tiny") / "report.html") in out
+
+
+def test_top_says_rank_rule_fitness_and_status(run: Command, finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    rows = run.json("top", str(folder))
+    assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
+    assert all({"rank", "rule", "fitness", "status"} <= row.keys() for row in rows)
+    best = [row["fitness"] for row in rows if row["fitness"] is not None]
+    assert best == sorted(best, reverse=True)
+    assert rows[0]["rule"] in run("top", str(folder), "-n", "1")[0]
+
+
+def test_the_same_command_shows_the_result_at_once(run: Command, finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    before = (folder / "config.toml").read_bytes()
+    assert "finished already" in run("search", *TINY, f"--out={folder}")[0]
+    result = run.json("resume", str(folder))
+    assert result["best"]
+    assert {row["name"] for row in result["comparisons"]} >= {"adam", "sgd"}
+    assert (folder / "config.toml").read_bytes() == before
+
+
+def test_another_config_is_refused_with_the_difference(run: Command, finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    _, err = run("search", *TINY, "--seed=7", f"--out={folder}", code=2)
+    assert "seed" in err
+    assert "7" in err
+
+
+def test_show_report_and_export_take_the_folder(run: Command, finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    assert run.json("show", str(folder))["rule"] == run.json("top", str(folder))[0]["rule"]
+    assert "report.html" in run("report", str(folder))[0]
+    run("export", str(folder), "-o", str(tmp_path / "mine.py"))
+    subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    assert "Expected at least 99 measured rules" in run("show", str(folder), "--rank", "99", code=2)[1]
+
+
+def test_interrupted_runs_go_on(run: Command, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "optevolve", "search", *TINY, "--set=search.population=8", "--out=tiny"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while "done, " not in (line := process.stdout.readline()):
+            assert line, process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+        assert process.wait(60) == 130, errors
+    assert "Go on with: optevolve resume tiny" in errors
+    assert "Traceback" not in errors
+    folder = str(tmp_path / "tiny")
+    measured = {row["rule"] for row in run.json("top", folder)}
+    assert measured
+    out, _ = run("resume", folder, "--workers=2")
+    assert "Final evaluation" in out
+    assert measured <= {row["rule"] for row in run.json("top", folder)}
+
+
+@pytest.mark.parametrize("command", ["top", "resume", "report", "evaluate"])
+def test_folders_without_a_run(run: Command, tmp_path: Path, command: str) -> None:
+    assert "Error: " in run(command, str(tmp_path / "nowhere"), code=2)[1]
+    assert "Error: " in run(command, str(tmp_path), code=2)[1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_places_where_no_run_can_be(run: Command, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine", encoding="utf-8")
+    assert "Error: " in run("search", *TINY, f"--out={file}", code=2)[1]
+    assert "Error: " in run("search", *TINY, f"--out={file / 'run'}", code=2)[1]
+    assert file.read_text(encoding="utf-8") == "mine"
