@@ -25,13 +25,19 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optevolve.compile import build
+    from optevolve.compile import build, export
     from optevolve.config import RunConfig
     from optevolve.config_text import load_config, preset
     from optevolve.errors import OptevolveError
     from optevolve.integrity import check_integrity, trajectory
+    from optevolve.pipeline import Result, resume
     from optevolve.space import UpdateRule, decay_values, parse
+    from optevolve.space.explain import explain
+    from optevolve.space.latex import latex
     from optevolve.space.paper_notation import parse_paper, to_paper
+    from optevolve.space.schedule_split import schedule_of
+    from optevolve.space.simplify import simplify
+    from optevolve.space.symbolic import to_sympy
     from optevolve.tasks import Batch, Task
 
     zoo: Mapping[str, UpdateRule]
@@ -41,6 +47,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Batch",
     "OptevolveError",
+    "Result",
     "RunConfig",
     "Task",
     "UpdateRule",
@@ -48,32 +55,48 @@ __all__ = [
     "build",
     "check_integrity",
     "decay_values",
+    "evaluate",
+    "explain",
+    "export",
+    "latex",
     "load_config",
     "parse",
     "parse_paper",
     "preset",
     "report",
+    "resume",
+    "schedule_of",
     "search",
+    "simplify",
     "to_paper",
+    "to_sympy",
     "trajectory",
     "zoo",
 ]
 
 # Public name → the module that defines it.
 _HOMES = {
-    "parse_paper": "optevolve.space.paper_notation",
-    "to_paper": "optevolve.space.paper_notation",
-    "build": "optevolve.compile",
     "Batch": "optevolve.tasks",
     "OptevolveError": "optevolve.errors",
+    "Result": "optevolve.pipeline",
     "RunConfig": "optevolve.config",
     "Task": "optevolve.tasks",
     "UpdateRule": "optevolve.space",
+    "build": "optevolve.compile",
     "check_integrity": "optevolve.integrity",
     "decay_values": "optevolve.space",
+    "explain": "optevolve.space.explain",
+    "export": "optevolve.compile",
+    "latex": "optevolve.space.latex",
     "load_config": "optevolve.config_text",
     "parse": "optevolve.space",
+    "parse_paper": "optevolve.space.paper_notation",
     "preset": "optevolve.config_text",
+    "resume": "optevolve.pipeline",
+    "schedule_of": "optevolve.space.schedule_split",
+    "simplify": "optevolve.space.simplify",
+    "to_paper": "optevolve.space.paper_notation",
+    "to_sympy": "optevolve.space.symbolic",
     "trajectory": "optevolve.integrity",
 }
 
@@ -114,6 +137,7 @@ class _RulesByName(ModuleType):
 
 
 _FACES: dict[str, type[ModuleType]] = {
+    "evaluate": _CallableModule,
     "report": _CallableModule,
     "search": _CallableModule,
     "zoo": _RulesByName,
