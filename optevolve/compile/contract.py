@@ -18,7 +18,8 @@ from optevolve.compile.draws import draw, stream_key
 from optevolve.compile.flat import FlatBucket
 from optevolve.compile.foreach import Many
 from optevolve.compile.kernel import fused_step
-from optevolve.compile.work import LOW_PRECISION, Work, plain, shard_offset, sharded_norm, state_dtype
+from optevolve.compile.reduce import Reduce, ReduceEach, ReduceSharded
+from optevolve.compile.work import LOW_PRECISION, Work, plain, shard_offset, state_dtype
 
 __all__ = ["RuleOptimizer"]
 
@@ -53,7 +54,7 @@ class RuleOptimizer(Optimizer):
     KIND: ClassVar[str]
     STATES: ClassVar[tuple[str, ...]]
     DRAWS: ClassVar[tuple[str, ...]]
-    NEEDS_NORM: ClassVar[bool]
+    ELEMENTWISE: ClassVar[bool]
     NEEDS_TOTAL_STEPS: ClassVar[bool]
     numbers: ClassVar[Callable[..., tuple[Any, ...]]]
     advance: ClassVar[Callable[..., Any]]
@@ -209,7 +210,7 @@ class RuleOptimizer(Optimizer):
         elif group["flat"] and (bucket := self._bucket(group, work)) is not None:
             flat = Work([bucket.params], [bucket.gather(work.grads)], work.steps[:1], bucket.states, work.firsts[:1])
             t = int(flat.steps[0].item())
-            self._step_one(group, flat, 0, self._row(t, total), self._keys(group, t), lr, bucket.norm)
+            self._step_one(group, flat, 0, self._row(t, total), self._keys(group, t), lr, bucket.reduce)
         elif group["foreach"] if group["foreach"] is not None else work.params[0].is_cuda:
             for t, part in work.by_step():
                 self._step_many(group, part, self._row(t, total), self._keys(group, t), lr)
@@ -283,11 +284,11 @@ class RuleOptimizer(Optimizer):
         return rows[at]
 
     def _step_one(
-        self, group: dict[str, Any], work: Work, i: int, numbers: tuple[Any, ...], keys: list[Any], lr: Any, norm: Any = None
+        self, group: dict[str, Any], work: Work, i: int, numbers: tuple[Any, ...], keys: list[Any], lr: Any, reduce: Reduce | None = None
     ) -> None:
         """One parameter's step, in place; numbers, keys and lr are numbers or tensors without dimensions."""
         p, g, states = work.params[i], work.grads[i], [values[i] for values in work.states]
-        norm = norm or (sharded_norm(p) if hasattr(p, "to_local") else torch.linalg.vector_norm)
+        reduce = reduce or (ReduceSharded(p) if hasattr(p, "to_local") else Reduce())
         target, g, states = plain(p), plain(g), [plain(state) for state in states]
         w = target.clone() if group["differentiable"] else target
         if w.dtype in LOW_PRECISION:
@@ -296,7 +297,7 @@ class RuleOptimizer(Optimizer):
             g = -g
         draws = [draw(primitive, key + work.firsts[i], w) for primitive, key in zip(self.DRAWS, keys, strict=True)]
         keep = 1 - lr * group["weight_decay"]
-        w_next, *states_next = self.advance(w, g, *states, *numbers, *draws, lr=lr, keep=keep, momentum=group["momentum"], norm=norm)
+        w_next, *states_next = self.advance(w, g, *states, *numbers, *draws, lr=lr, keep=keep, momentum=group["momentum"], reduce=reduce)
         if isinstance(lr, Tensor):
             w_next = torch.where(lr == 0, w, w_next)
         if isinstance(lr, Tensor) or lr != 0:
@@ -324,7 +325,7 @@ class RuleOptimizer(Optimizer):
         keep = 1 - lr * group["weight_decay"]
         w_next, *states_next = self.advance(
             w, -g if group["maximize"] else g, *map(Many, states), *numbers, *draws, lr=lr, keep=keep, momentum=group["momentum"],
-            norm=torch.linalg.vector_norm,
+            reduce=ReduceEach(),
         )  # fmt: skip
         if lr != 0:
             torch._foreach_copy_(targets, w_next.tensors)

@@ -7,13 +7,12 @@ Numbers, those in the text included, are arguments, so that rules that differ in
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["CppKernel", "translate"]
 
 
-@dataclass(frozen=True)
-class CppKernel:
+class CppKernel(NamedTuple):
     """C++ text and how to call it.
 
     Attributes:
@@ -71,9 +70,12 @@ class _Translator:
         if name == "torch.zeros_like":
             return "V(0.0f)"
         args = [self.expression(arg) for arg in node.args]
-        if name == "norm":
+        if name in ("reduce.norm", "reduce.rms"):
             self.norms.append((len(self.lines), args[0]))
-            return f"norm{len(self.norms) - 1}"
+            norm = f"norm{len(self.norms) - 1}"
+            return norm if name == "reduce.norm" else f"({norm} / root_size)"
+        if name not in _METHODS:
+            raise NotImplementedError(f"{name} has no kernel.")
         if name == "torch.clamp":
             (bound,) = node.keywords
             return f"at::vec::{'maximum' if bound.arg == 'min' else 'minimum'}({args[0]}, {self.expression(bound.value)})"
@@ -103,7 +105,7 @@ def _constant(node: ast.expr) -> float | None:
 def translate(
     advance: str, states: int, draws: tuple[str, ...], weights: str = "float", gradient: str = "float", maximize: bool = False
 ) -> CppKernel:
-    """The kernel of an `advance` function, which `optevolve.compile.emit` describes.
+    """The kernel of an `advance` function.
 
     Args:
         advance: its Python text.
@@ -111,6 +113,8 @@ def translate(
         draws: primitives of its random tensors.
         weights, gradient: C++ element types; states are float.
         maximize: whether the gradient is negated.
+    Raises:
+        NotImplementedError: if the rule looks at rows, columns or singular values.
     """
     function = ast.parse(advance).body[0]
     assert isinstance(function, ast.FunctionDef)
@@ -139,7 +143,7 @@ def translate(
     numbers += [f"const V k{i}(static_cast<float>(numbers[{len(scalars) + i}]));" for i in range(len(translator.constants))]
     passes = []
     for phase in range(len(translator.norms) + 1):
-        known = [f"const V norm{j}(a.norms[{j}]);" for j in range(phase)]
+        known = ["const V root_size(a.root_size);", *(f"const V norm{j}(a.norms[{j}]);" for j in range(phase))]
         if phase < len(translator.norms):
             count, argument = translator.norms[phase]
             body = [*loads, *translator.lines[:count], f"const V x = {argument};", "sum = sum + keep_first<FULL>(x * x, n);"]
@@ -277,6 +281,7 @@ struct Tensors {{
 {members}
   uint32_t keys[{keys}];
   float norms[{norms}];
+  float root_size;
 }};
 
 template <int PHASE>
@@ -305,6 +310,7 @@ extern "C" void step(
 {assigned}
       for (int k = 0; k < {uniforms}; ++k) a.keys[k] = keys[t * {uniforms} + k] + static_cast<uint32_t>(start);
       for (int k = 0; k < {norms}; ++k) a.norms[k] = norms[t * {norms} + k];
+      a.root_size = std::sqrt(static_cast<float>(sizes[t]));
       sums[i] = pass(a, size, numbers);
     }}
     if (!norm) return;

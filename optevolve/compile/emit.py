@@ -41,13 +41,12 @@ class _Emitter:
         self.names: list[str] = []  # what `numbers` returns
         self.lines: list[_Line] = []  # body of `advance`
         self.terms: dict[str, Term] = {}
-        self.uniform_states = _uniform_states(program)
         for scalar in program.scalars:
             self.terms[scalar.name] = self._scalar(scalar)
         for name in ("g", "w", *(draw.name for draw in program.draws)):
-            self.terms[name] = Term(name, TENSOR, uniform=False)
+            self.terms[name] = Term(name, TENSOR)
         for state in program.states:
-            self.terms[state.name] = Term(state.name, TENSOR, uniform=state.name in self.uniform_states)
+            self.terms[state.name] = Term(state.name, TENSOR)
         uses = _uses(program)
         for instruction in program.instructions:
             self._instruction(instruction, uses)
@@ -95,7 +94,7 @@ class _Emitter:
         inline = uses.get(instruction.target, 0) == 1 and len(term.text) <= _INLINE_LENGTH
         if term.level == TENSOR and not inline:
             self.lines.append(_Line(instruction.target, term.text))
-            term = Term(instruction.target, TENSOR, uniform=term.uniform)
+            term = Term(instruction.target, TENSOR)
         self.terms[instruction.target] = term
 
     def value(self, value: str | float) -> Term:
@@ -124,20 +123,6 @@ def _uses(program: Program) -> dict[str, int]:
     if isinstance(program.result, str):
         uses[program.result] = uses.get(program.result, 0) + 1
     return uses
-
-
-def _uniform_states(program: Program) -> set[str]:
-    """States made of numbers alone: assume all, drop those whose next value is not, until nothing changes."""
-    uniform = {state.name for state in program.states}
-    while True:
-        known = uniform | {scalar.name for scalar in program.scalars}
-        for instruction in program.instructions:
-            if all(value in known for _, value in instruction.bindings if isinstance(value, str)):
-                known.add(instruction.target)
-        left = {state.name for state in program.states if state.name in uniform and state.next in known}
-        if left == uniform:
-            return uniform
-        uniform = left
 
 
 def emit_class(rule: UpdateRule, name: str, summary: str = "") -> str:
@@ -174,7 +159,7 @@ def emit_class(rule: UpdateRule, name: str, summary: str = "") -> str:
         kind=rule.kind,
         states=tuple(states),
         draws=tuple(draw.primitive for draw in program.draws),
-        norms=not program.elementwise,
+        elementwise=program.elementwise,
         total=program.needs_total_steps,
         numbers=textwrap.indent(_numbers_body(emitter), " " * 8),
         arguments=", ".join(arguments),
@@ -223,7 +208,7 @@ _CLASS = '''class {name}(RuleOptimizer):
     KIND = {kind!r}
     STATES = {states!r}
     DRAWS = {draws!r}
-    NEEDS_NORM = {norms!r}
+    ELEMENTWISE = {elementwise!r}
     NEEDS_TOTAL_STEPS = {total!r}
 
     @staticmethod
@@ -232,7 +217,7 @@ _CLASS = '''class {name}(RuleOptimizer):
 {numbers}
 
     @staticmethod
-    def advance({arguments}, *, lr, keep, momentum, norm):
+    def advance({arguments}, *, lr, keep, momentum, reduce):
         """Weights and states after one step; keep is 1 - lr * weight_decay."""
 {body}
         return {returned}

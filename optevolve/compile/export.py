@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
-from optevolve.compile import bessel, contract, cpp, draws, flat, foreach, kernel, work
+from optevolve.compile import bessel, contract, cpp, draws, flat, foreach, kernel, reduce, work
 from optevolve.compile.emit import emit_class
 from optevolve.errors import ExportError
 from optevolve.space.interpret import ReferenceOptimizer
@@ -22,7 +22,7 @@ from optevolve.space.rule import UpdateRule
 __all__ = ["export", "python_source"]
 
 # What the class builds upon, in the order of definition.
-_PIECES: tuple[ModuleType, ...] = (bessel, draws, flat, foreach, cpp, kernel, work, contract)
+_PIECES: tuple[ModuleType, ...] = (bessel, draws, reduce, flat, foreach, cpp, kernel, work, contract)
 
 SELF_TEST_STEPS = 20
 SELF_TEST_SIZE = 6

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from optevolve.compile.reduce import ReduceFlat
+
 __all__ = ["FlatBucket"]
 
 
@@ -22,16 +24,17 @@ class FlatBucket:
         params: the parameters' buffer, of one dimension.
         states: a list of one buffer per state.
         counts: the step counts, shape (parameters,).
+        reduce: reductions of the buffers, parameter by parameter.
         state_views, step_views: the tensors that take the place of the states and step counts given.
     """
 
     def __init__(self, params: list[Tensor], states: list[list[Tensor]], steps: list[Tensor]) -> None:
-        self.sizes = [p.numel() for p in params]
-        self.lengths = torch.tensor(self.sizes, device=params[0].device)
         shapes = [p.shape for p in params]
+        self.reduce = ReduceFlat(shapes)
+        sizes = self.reduce.sizes
 
         def views(flat: Tensor) -> list[Tensor]:
-            return [piece.view(shape) for piece, shape in zip(torch.split(flat, self.sizes), shapes, strict=True)]
+            return [piece.view(shape) for piece, shape in zip(torch.split(flat, sizes), shapes, strict=True)]
 
         with torch.no_grad():
             self.params = self._join(params)
@@ -72,8 +75,3 @@ class FlatBucket:
         """The gradients laid end to end."""
         torch._foreach_copy_(self.grad_views, grads)
         return self.grad
-
-    def norm(self, x: Tensor) -> Tensor:
-        """For each element, the L2 norm of the parameter that it belongs to."""
-        norms = torch.stack(torch._foreach_norm(list(torch.split(x, self.sizes))))
-        return norms.repeat_interleave(self.lengths, output_size=x.numel())

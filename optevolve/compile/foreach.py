@@ -13,7 +13,6 @@ __all__ = ["Many"]
 _KERNELS: dict[str, str] = {
     "abs": "_foreach_abs", "exp": "_foreach_exp", "log": "_foreach_log", "sqrt": "_foreach_sqrt", "tanh": "_foreach_tanh",
     "erf": "_foreach_erf", "erfc": "_foreach_erfc", "sigmoid": "_foreach_sigmoid", "sign": "_foreach_sign",
-    "vector_norm": "_foreach_norm", "linalg_vector_norm": "_foreach_norm",
 }  # fmt: skip
 
 

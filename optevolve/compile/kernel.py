@@ -69,7 +69,8 @@ class FusedStep:
 def fused_step(
     advance: Callable[..., Any], states: int, draws: tuple[str, ...], weights: torch.dtype, gradient: torch.dtype, maximize: bool
 ) -> FusedStep | None:
-    """The compiled kernel of an `advance` function; None where there is no compiler, which is said once.
+    """The compiled kernel of an `advance` function; None for element types and rules that have none, and where there
+    is no compiler, which is said once.
 
     Args:
         advance: function whose text is translated.
@@ -81,7 +82,10 @@ def fused_step(
     if weights not in _ELEMENT_TYPES or gradient not in _ELEMENT_TYPES:
         return None
     text = textwrap.dedent(inspect.getsource(advance))
-    kernel = translate(text, states, draws, _ELEMENT_TYPES[weights], _ELEMENT_TYPES[gradient], maximize)
+    try:
+        kernel = translate(text, states, draws, _ELEMENT_TYPES[weights], _ELEMENT_TYPES[gradient], maximize)
+    except NotImplementedError:  # rows, columns, orthogonalisation: torch's own kernels are the fast way
+        return None
     path = _shared_object(kernel.text)
     return None if path is None else FusedStep(kernel, ctypes.CDLL(str(path)))
 

@@ -18,6 +18,7 @@ import numpy as np
 from optevolve.space.functions import NUMPY
 from optevolve.space.lower import SPELLINGS
 from optevolve.space.operators import EPS
+from optevolve.space.reductions import REDUCTIONS
 
 __all__ = ["NUMBER", "SCALAR", "TENSOR", "Term", "number_term", "render"]
 
@@ -29,8 +30,7 @@ _INFIX: dict[type, tuple[str, int]] = {
     ast.Add: ("+", _SUM), ast.Sub: ("-", _SUM), ast.Mult: ("*", _PRODUCT), ast.Div: ("/", _PRODUCT), ast.Mod: ("%", _PRODUCT),
     ast.Pow: ("**", _POWER), ast.GtE: (">=", _COMPARE),
 }  # fmt: skip
-_FOLDED: dict[str, Callable[..., Any]] = {**NUMPY, "norm": np.abs}
-_TORCH = {**SPELLINGS["torch"], "bessel_i1e": "bessel_i1e", "norm": "norm"}
+_TORCH = {**SPELLINGS["torch"], "bessel_i1e": "bessel_i1e"}
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,12 @@ class Term:
         level: NUMBER (known now), SCALAR (a number at every step) or TENSOR.
         value: of a NUMBER.
         strength: precedence of the outermost operator.
-        uniform: whether a TENSOR has one value everywhere, because it is made of numbers alone.
     """
 
     text: str
     level: int
     value: float = 0.0
     strength: int = _ATOM
-    uniform: bool = True
 
     def within(self, strength: int) -> str:
         """The text, bracketed unless it binds at least as strongly."""
@@ -110,9 +108,8 @@ class _Renderer:
 
     def _call(self, name: str, nodes: list[ast.expr]) -> Term:
         def text(x: list[Term]) -> str:
-            if name == "norm":
-                # A number is its own norm, as in the reference; so is a tensor that stands for one.
-                return f"torch.abs({x[0].text})" if x[0].uniform else f"norm({x[0].text})"
+            if name in REDUCTIONS:
+                return f"reduce.{name}({x[0].text})"
             if name in ("maximum", "minimum"):
                 bound = next((i for i in (1, 0) if x[i].level != TENSOR and self._is_plain(x[i], x[1 - i])), None)
                 if bound is not None:
@@ -120,7 +117,7 @@ class _Renderer:
                 return f"torch.{name}({x[0].text}, {x[1].text})"
             return f"{_TORCH[name]}({', '.join(t.text for t in x)})"
 
-        return self._apply(nodes, text, _FOLDED[name], _ATOM)
+        return self._apply(nodes, text, NUMPY.get(name, _unfolded), _ATOM)
 
     @staticmethod
     def _is_plain(bound: Term, other: Term) -> bool:
@@ -138,7 +135,11 @@ class _Renderer:
             return Term(text(terms), NUMBER, folded.value, strength) if keep and math.isfinite(folded.value) else folded
         if level == TENSOR and self.hoist:
             terms = [self.hoist(term) if term.level == SCALAR else term for term in terms]
-        return Term(text(terms), level, 0.0, strength, all(term.uniform for term in terms))
+        return Term(text(terms), level, 0.0, strength)
+
+
+def _unfolded(*_: Any) -> float:
+    raise TypeError("Expected a tensor to reduce: the program spreads numbers out.")
 
 
 _EVALUATED: dict[type, Callable[..., Any]] = {

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["LOW_PRECISION", "Work", "plain", "shard_offset", "sharded_norm", "state_dtype"]
+__all__ = ["LOW_PRECISION", "Work", "plain", "shard_offset", "state_dtype"]
 
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
@@ -46,18 +45,6 @@ def plain(tensor: Tensor) -> Tensor:
     if hasattr(tensor, "to_local"):
         tensor = tensor.to_local()
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
-
-
-def sharded_norm(p: Any) -> Callable[[Tensor], Tensor]:
-    """L2 norm over all shards of a tensor that is laid out like p."""
-    from torch.distributed.tensor import DTensor
-
-    def norm(x: Tensor) -> Tensor:
-        whole = DTensor.from_local(x, p.device_mesh, p.placements, run_check=False, shape=p.size(), stride=p.stride())
-        total: Tensor = torch.linalg.vector_norm(whole).full_tensor()
-        return total
-
-    return norm
 
 
 def shard_offset(p: Any) -> int:
