@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -293,12 +292,13 @@ class _Listening:
         self.stage = ""
 
     def __call__(self, event: Happening) -> None:
-        stage = "final evaluation" if event.stage in ("tune", "evaluate") else event.stage  # a contestant is evaluated once it is tuned
+        # A contestant is evaluated as soon as it is tuned: for a person that is one stage.
+        stage = "final evaluation" if event.stage in ("tune", "evaluate") else event.stage
         if event.kind == "asked" and stage != self.stage:
             self.stage = stage
             self.progress.on_stage(stage, self._size(stage))
         if event.outcome is not None and (event.kind == "measured" or (event.kind == "told" and event.stored)):
-            self.progress.on_measurement(Measurement(event.stage, event.job, event.outcome, event.proposal, event.same_as))
+            self.progress.on_measurement(Measurement(stage, event.job, event.outcome, event.proposal, event.same_as), event.stored)
 
     def _size(self, stage: str) -> int:
         """Measurements that a stage makes if none fails."""
@@ -312,7 +312,7 @@ class _Listening:
             "evolution": search.particles * (1 + search.timesteps * search.children),
             "final evaluation": finalists * tasks * (1 + evaluation.seeds),
         }
-        entering = [config.contenders, *(r.keep for r in rounds)]
+        entering = [min(config.contenders, search.population + sizes["evolution"]), *(r.keep for r in rounds)]
         sizes |= {f"eliminate/{number}": size for number, size in enumerate(entering, start=1)}
         return sizes[stage]
 
@@ -350,6 +350,5 @@ def _write_report(folder: Path, study: Study, config: RunConfig) -> Path:
         comparisons=compare(measurements),
         finished=study.finished,
         config_text=to_toml(config),
-        command=f"optevolve search config.toml --out {shlex.quote(folder.name)}",
     )
     return folder / "report.html"

@@ -83,7 +83,8 @@ class Tally:
             self.refused += len(measurement.proposal.rejected)
         outcome = measurement.outcome
         if outcome.status is not Status.COMPLETED:
-            reason = _NUMBER.sub("…", outcome.reason.partition("\n")[0])
+            # Stopped and diverged say it all in a line of progress; why something broke does not. Numbers would keep equal causes apart.
+            reason = _NUMBER.sub("…", outcome.reason.partition("\n")[0]) if outcome.status is Status.FAILED else ""
             self.failures[f"{outcome.status.value}: {reason}" if reason else outcome.status.value] += 1
             return False
         known = self.best.get(measurement.stage)

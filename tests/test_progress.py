@@ -83,9 +83,11 @@ def test_best_is_by_stage_and_says_which() -> None:
 def test_failures_meet_by_reason() -> None:
     tally = Tally(clock=Clock())
     for i in range(3):
-        tally.add(measured(str(i), status=Status.STOPPED, reason=f"score 0.{i}1 below 0.25 at step {i}00\nmore"))
+        tally.add(measured(str(i), status=Status.FAILED, reason=f"no 0.{i}1 memory at step {i}00\nmore"))
+    for i in range(2):
+        tally.add(measured(f"s{i}", status=Status.STOPPED, reason=f"score 0.{i}1 below 0.25"))
     tally.add(measured("x", status=Status.DIVERGED, refused=2))
-    assert tally.failures_text() == "3 × stopped: score … below … at step …; 1 × diverged; 2 × refused before training"
+    assert tally.failures_text() == "3 × failed: no … memory at step …; 2 × stopped; 1 × diverged; 2 × refused before training"
     for letter in "abcdef":
         tally.add(measured(letter, status=Status.FAILED, reason=letter))
     assert "4 other reasons" in tally.failures_text()

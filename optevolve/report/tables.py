@@ -66,10 +66,11 @@ def leaderboard(measurements: Iterable[Measurement], n: int | None = None) -> li
         `seconds` (wall clock of the measurement) and `reason`.
     """
 
-    def standing(m: Measurement) -> tuple[bool, float]:
+    def standing(m: Measurement) -> tuple[bool, bool, float]:
         fitness = fitness_of(m)
-        # A fitness that is not a number orders with nothing; it stands below every number.
-        return (True, 0.0) if fitness is None or fitness != fitness else (False, -fitness)
+        # A fitness that is not a number orders with nothing; it stands below every number. The initial population is measured on an easier
+        # task than the evolution, so its fitnesses stand below those of the evolution.
+        return (True, False, 0.0) if fitness is None or fitness != fitness else (False, m.stage == "initial", -fitness)
 
     best = sorted(_first_of_each(measurements), key=standing)[:n]
     return [
