@@ -90,7 +90,7 @@ def test_failures_meet_by_reason() -> None:
     assert tally.failures_text() == "3 × failed: no … memory at step …; 2 × stopped; 1 × diverged; 2 × refused before training"
     for letter in "abcdef":
         tally.add(measured(letter, status=Status.FAILED, reason=letter))
-    assert "4 other reasons" in tally.failures_text()
+    assert "5 other reasons" in tally.failures_text()
 
 
 def test_plain_lines() -> None:
