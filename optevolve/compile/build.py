@@ -19,10 +19,12 @@ from torch import Tensor
 from optevolve.compile.bessel import bessel_i1e
 from optevolve.compile.contract import RuleOptimizer
 from optevolve.compile.emit import emit_class
+from optevolve.compile.schedulers import FactorSchedule
+from optevolve.space.expression import Node
 from optevolve.space.rule import UpdateRule
-from optevolve.space.text import parse
+from optevolve.space.text import format_expression, parse
 
-__all__ = ["build", "class_of"]
+__all__ = ["build", "class_of", "schedule_of"]
 
 
 def build(
@@ -50,7 +52,9 @@ def build(
 
 
 @lru_cache(maxsize=4096)
-def class_of(rule: UpdateRule, name: str = "", module: str = "", summary: str = "") -> type[RuleOptimizer]:
+def class_of(
+    rule: UpdateRule, name: str = "", module: str = "", summary: str = "", learning_rate: float | None = None
+) -> type[RuleOptimizer]:
     """The optimizer class of a rule.
 
     Args:
@@ -58,10 +62,11 @@ def class_of(rule: UpdateRule, name: str = "", module: str = "", summary: str = 
         name: of the class, an identifier; "": one made from the rule.
         module: the importable module that the class is an attribute of, so that pickles name it; "": pickles hold the rule instead.
         summary: first line of its docstring.
+        learning_rate: default of its lr; None: none.
     """
     digest = hashlib.sha256(str(rule).encode()).hexdigest()[:12]
     name = name or f"Rule_{digest}"
-    source = emit_class(rule, name, summary)
+    source = emit_class(rule, name, summary, learning_rate)
     # A module and a file name of its own: tracebacks show the text, and torch.compile counts recompilations per rule.
     filename = f"<optevolve {name} {digest}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
@@ -76,6 +81,18 @@ def class_of(rule: UpdateRule, name: str = "", module: str = "", summary: str = 
     else:
         copyreg.pickle(cls, _reduce)
     return cls
+
+
+def schedule_of(factor: Node, name: str, module: str) -> type[FactorSchedule]:
+    """The scheduler class of an evolved factor on warm-up and cosine.
+
+    Args:
+        factor: a function of the step alone.
+        name, module: of the class; it must become an attribute of the module, so that pickles find it.
+    """
+    numbers = class_of(UpdateRule(factor)).numbers
+    docstring = f"Warm-up, hold and cosine times {format_expression(factor)}.\n\n    See `FactorSchedule` for arguments.\n    "
+    return type(name, (FactorSchedule,), {"evolved": staticmethod(numbers), "__module__": module, "__doc__": docstring})
 
 
 def _reduce(optimizer: RuleOptimizer) -> tuple[Any, ...]:

@@ -33,7 +33,7 @@ class RuleOptimizer(Optimizer):
 
     Args:
         params: parameters, named parameters or parameter groups.
-        lr: learning rate, a number of at least 0 or a tensor of one element.
+        lr: learning rate, a number of at least 0 or a tensor of one element; None: the recommended one, where there is one.
         total_steps: length of the run T, needed if the rule has decays; past the end they hold.
         momentum: of the kinds momentum and nesterov, in [0, 1]; the plain kind ignores it. Schedulers may set it.
         weight_decay: decoupled: w <- w (1 - lr weight_decay) beside the rule's own step.
@@ -52,6 +52,7 @@ class RuleOptimizer(Optimizer):
     SOURCE: ClassVar[str]
     RULE: ClassVar[str]
     KIND: ClassVar[str]
+    LEARNING_RATE: ClassVar[float | None]
     STATES: ClassVar[tuple[str, ...]]
     DRAWS: ClassVar[tuple[str, ...]]
     ELEMENTWISE: ClassVar[bool]
@@ -62,7 +63,7 @@ class RuleOptimizer(Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float | Tensor,
+        lr: float | Tensor | None = None,
         total_steps: int | None = None,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
@@ -75,6 +76,7 @@ class RuleOptimizer(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
+        lr = self.LEARNING_RATE if lr is None else lr
         defaults = {
             "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "total_steps": total_steps, "seed": seed, "maximize": maximize,
             "foreach": foreach, "fused": fused, "flat": flat, "capturable": capturable, "differentiable": differentiable,
@@ -95,6 +97,8 @@ class RuleOptimizer(Optimizer):
 
     def _check(self, group: dict[str, Any]) -> None:
         lr, name = group["lr"], type(self).__name__
+        if lr is None:
+            raise ValueError(f"Expected lr, since no learning rate is recommended for {name}, got None.")
         if isinstance(lr, Tensor):
             if lr.numel() != 1:
                 raise ValueError(f"Expected lr of one element, got a tensor of shape {tuple(lr.shape)}.")

@@ -125,13 +125,14 @@ def _uses(program: Program) -> dict[str, int]:
     return uses
 
 
-def emit_class(rule: UpdateRule, name: str, summary: str = "") -> str:
-    """Source text of the class of a rule, which needs `math`, `torch`, `bessel_i1e` and `RuleOptimizer` in its namespace.
+def emit_class(rule: UpdateRule, name: str, summary: str = "", learning_rate: float | None = None) -> str:
+    """Source text of the class of a rule, which needs `math`, `torch`, `bessel_i1e` and `RuleOptimizer` around it.
 
     Args:
         rule: what to emit.
         name: of the class, an identifier.
         summary: first line of its docstring.
+        learning_rate: default of its lr; None: none.
     """
     program = lower(rule.expression)
     emitter = _Emitter(program)
@@ -157,6 +158,7 @@ def emit_class(rule: UpdateRule, name: str, summary: str = "") -> str:
         docstring=textwrap.indent(f'"""{docstring}\n\n{_equation(rule)}\n"""', "    ").replace("\\", "\\\\"),
         rule=str(rule),
         kind=rule.kind,
+        learning_rate=learning_rate,
         states=tuple(states),
         draws=tuple(draw.primitive for draw in program.draws),
         elementwise=program.elementwise,
@@ -206,6 +208,7 @@ _CLASS = '''class {name}(RuleOptimizer):
 
     RULE = {rule!r}
     KIND = {kind!r}
+    LEARNING_RATE = {learning_rate!r}
     STATES = {states!r}
     DRAWS = {draws!r}
     ELEMENTWISE = {elementwise!r}

@@ -1,0 +1,118 @@
+"""Learning-rate schedules as ordinary torch schedulers: warm-up and cosine with hold, and factors that were evolved on top of it.
+
+Needs only torch. Source: method sections 2 and 7.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import Optimizer
+
+__all__ = ["FactorSchedule", "WarmupCosine"]
+
+
+class WarmupCosine(LRScheduler):
+    """Linear warm-up, hold, cosine to 0; on top of any optimizer. The learning rate of its groups is the peak.
+
+    Args:
+        optimizer: any torch optimizer.
+        total_steps: length of the run T; step the scheduler after each optimizer step. Past the end the last value holds.
+        warmup: steps W during which the learning rate rises as t/W.
+        hold: steps H at the peak; W + H <= T.
+        momentum: (high, low) lets the groups' momentum fall linearly from high to low over the warm-up, stay during the hold and return,
+            each leg including both its ends, as in the paper with (0.95, 0.85); None leaves it alone.
+        first_lr: learning rate of the first step instead of 0, such as the paper's 1e-7; None: what the schedule says.
+        last_epoch: as in any torch scheduler.
+    Raises:
+        ValueError: if the legs do not fit, or groups have no momentum to set.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        warmup: int = 0,
+        hold: int = 0,
+        momentum: tuple[float, float] | None = None,
+        first_lr: float | None = None,
+        last_epoch: int = -1,
+    ) -> None:
+        if total_steps < 1 or warmup < 0 or hold < 0 or warmup + hold > total_steps:
+            raise ValueError(f"Expected warmup + hold within total_steps, got {warmup} + {hold} in {total_steps} steps.")
+        if momentum is not None and not all("momentum" in group or "betas" in group for group in optimizer.param_groups):
+            raise ValueError("Expected groups with momentum or betas, since momentum is given, got neither. Leave momentum out.")
+        self.total_steps = total_steps
+        self.warmup = warmup
+        self.hold = hold
+        self.momentum = momentum
+        self.first_lr = first_lr
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, t: int) -> float:
+        """Learning rate at step t (from 0) over its peak."""
+        t = min(t, self.total_steps - 1)
+        if t < self.warmup:
+            return t / self.warmup
+        rest = self.total_steps - self.warmup - self.hold
+        return 1.0 if t < self.warmup + self.hold else (1 + math.cos(math.pi * (t - self.warmup - self.hold) / rest)) / 2
+
+    def momentum_at(self, t: int) -> float:
+        """Momentum at step t (from 0); needs `momentum`."""
+        assert self.momentum is not None
+        high, low = self.momentum
+        t = min(t, self.total_steps - 1)
+        if t < self.warmup:
+            return high + (low - high) * t / max(self.warmup - 1, 1)
+        if t < self.warmup + self.hold:
+            return low
+        rest = self.total_steps - self.warmup - self.hold
+        return low + (high - low) * (t - self.warmup - self.hold) / max(rest - 1, 1)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Learning rate of each group at the current step; sets their momentum on the way."""
+        t = self.last_epoch
+        if self.momentum is not None:
+            value = self.momentum_at(t)
+            for group in self.optimizer.param_groups:
+                if "betas" in group:
+                    group["betas"] = (value, *group["betas"][1:])
+                else:
+                    group["momentum"] = value
+        if t == 0 and self.first_lr is not None:
+            return [self.first_lr for _ in self.base_lrs]
+        factor = self.factor(t)
+        return [base * factor for base in self.base_lrs]
+
+
+class FactorSchedule(WarmupCosine):
+    """Warm-up, hold and cosine times an evolved factor of the step.
+
+    A subclass gives `evolved(t, T)`: the factor at step t (from 0), a float64 tensor, in a run of T steps, as a tuple of one. Arguments
+    as in `WarmupCosine`; the first step's learning rate is 1e-7, as in the paper.
+    """
+
+    evolved: ClassVar[Callable[..., tuple[Any]]]
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        warmup: int = 0,
+        hold: int = 0,
+        momentum: tuple[float, float] | None = None,
+        first_lr: float | None = 1e-7,
+        last_epoch: int = -1,
+    ) -> None:
+        super().__init__(optimizer, total_steps, warmup, hold, momentum, first_lr, last_epoch)
+
+    def factor(self, t: int) -> float:
+        """Learning rate at step t (from 0) over its peak."""
+        t = min(t, self.total_steps - 1)
+        value = self.evolved(torch.tensor(float(t), dtype=torch.float64), self.total_steps)
+        return super().factor(t) * float(value[0])
