@@ -40,7 +40,8 @@ def _correction(formula: str, parameters: tuple[tuple[str, float], ...], t: int)
 
 def _numbers(values: npt.ArrayLike, dtype: np.dtype[Any]) -> list[Any]:
     """The values as arrays of no dimension."""
-    array = np.asarray(values).astype(dtype)
+    with np.errstate(over="ignore"):
+        array = np.asarray(values).astype(dtype)
     return [array[i, ...] for i in range(len(array))]
 
 
@@ -99,7 +100,8 @@ class Interpreter:
         return len(self._slots) - 1
 
     def _number(self, value: float) -> Any:
-        return np.array(value, dtype=self.dtype)
+        with np.errstate(over="ignore"):
+            return np.array(value, dtype=self.dtype)
 
     def _parameter(self, value: Value) -> int:
         """The slot of an operator's parameter, which formulas compute with as the number it is: `1 - beta`."""

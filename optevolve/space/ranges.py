@@ -164,8 +164,10 @@ def _min(x: Range, y: Range) -> Range:
 
 
 def _clip(x: Range, y: Range) -> Range:
-    bound = _abs(y).high
-    return Range(max(min(x.low, bound), -bound), min(max(x.high, -bound), bound), x.nan or y.nan, True)
+    least, most, *_ = _abs(y)
+    low = max(x.low, -most) if x.low <= 0 else min(x.low, least)
+    high = min(x.high, most) if x.high >= 0 else max(x.high, -least)
+    return Range(low, high, x.nan or y.nan, True)
 
 
 def _softsign(x: Range) -> Range:

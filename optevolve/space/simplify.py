@@ -51,6 +51,12 @@ def canonical(expression: Node, keep_draws: bool = True) -> Node:
         expression: any expression.
         keep_draws: whether random subexpressions keep the order of their first appearance, so that each draws the same numbers.
     """
+    while (rewritten := _rewritten(expression, keep_draws)) != expression:  # one rewrite may prove what allows another
+        expression = rewritten
+    return expression
+
+
+def _rewritten(expression: Node, keep_draws: bool) -> Node:
     draws = random_nodes(expression)
     signed_zeros = any(map(_tells_zeros_apart, expression.walk()))
     if len(draws) < 2:
