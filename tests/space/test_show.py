@@ -68,7 +68,7 @@ def test_decays_schedule_and_rest() -> None:
     np.testing.assert_array_equal(shown.decays["arctan(a13)"], decay_values("arctan(a13)", 50))
     np.testing.assert_allclose(shown.schedule_values, decay_values(shown.schedule, 50))
     assert parse(shown.schedule).expression == SCHEDULES["L1"]
-    assert shown.rest == "qhm(v) / clip(2, arctan(a13) * exp(v_hat))"
+    assert shown.rest == "div(qhm(v), clip(2, arctan(a13) * exp(v_hat)))"
     assert shown.needs_total_steps
     assert describe(parse("g")).rest == "g"
 
