@@ -38,5 +38,11 @@ class UpdateRule:
 
         return format_rule(self)
 
+    def fingerprint(self, scale_free: bool = False) -> str:
+        """What rules share if they do the same; see `optevolve.space.fingerprint`."""
+        from optevolve.space.fingerprint import fingerprint
+
+        return fingerprint(self, scale_free)
+
     def __repr__(self) -> str:
         return f"UpdateRule({str(self)!r})"
