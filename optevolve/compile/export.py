@@ -13,16 +13,18 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
-from optevolve.compile import bessel, contract, cpp, draws, flat, foreach, kernel, reduce, work
+from optevolve.compile import bessel, contract, cpp, draws, flat, foreach, kernel, reduce, schedulers, work
 from optevolve.compile.emit import emit_class
+from optevolve.compile.optax import optax_source
 from optevolve.errors import ExportError
 from optevolve.space.interpret import ReferenceOptimizer
+from optevolve.space.latex import latex
 from optevolve.space.rule import UpdateRule
 
 __all__ = ["export", "python_source"]
 
 # What the class builds upon, in the order of definition.
-_PIECES: tuple[ModuleType, ...] = (bessel, draws, reduce, flat, foreach, cpp, kernel, work, contract)
+_PIECES: tuple[ModuleType, ...] = (bessel, draws, reduce, flat, foreach, cpp, kernel, work, contract, schedulers)
 
 SELF_TEST_STEPS = 20
 SELF_TEST_SIZE = 6
@@ -37,8 +39,9 @@ def export(
     provenance: str = "",
     scores: Mapping[str, float] | None = None,
     learning_rate: float | None = None,
+    format: str = "torch",
 ) -> Path:
-    """Writes the rule as a Python file that needs only torch; `python FILE` tests it.
+    """Writes the rule as one file: a torch optimizer that needs only torch and tests itself by `python FILE`, an optax one, or LaTeX.
 
     Args:
         rule: what to write.
@@ -47,16 +50,26 @@ def export(
         provenance: where the rule comes from, for the docstring.
         scores: what it reached, by task.
         learning_rate: a peak learning rate that it is known to work with.
+        format: "torch"; "optax": a function that returns a `GradientTransformation`; "latex": the equation.
     Returns:
         The path.
     Raises:
-        ExportError: if name is no identifier, or the file cannot be written.
+        ExportError: if name is no identifier, the format is unknown or the file cannot be written.
     """
     path = Path(path)
     name = name or "".join(word[:1].upper() + word[1:] for word in re.split(r"[^A-Za-z0-9]+", path.stem)) or "EvolvedOptimizer"
     if not name.isidentifier():
         raise ExportError(f"Expected an identifier as the class's name, got {name!r}. Give another name.")
-    text = python_source(rule, name, provenance=provenance, scores=scores, learning_rate=learning_rate)
+    if format == "torch":
+        text = python_source(rule, name, provenance=provenance, scores=scores, learning_rate=learning_rate)
+    elif format == "optax":
+        function = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+        text = optax_source(rule, function, _about(f"{function}: an optimizer for optax.", rule, provenance, scores))
+    elif format == "latex":
+        comments = "".join(f"% {line}\n" for line in _about(name, rule, provenance, scores) if line)
+        text = f"{comments}\\[\n{latex(rule)}\n\\]\n"
+    else:
+        raise ExportError(f"Expected the format torch, optax or latex, got {format!r}.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -75,29 +88,43 @@ def python_source(
 ) -> str:
     """The text of the file that `export` writes; arguments as there."""
     imports, bodies = _pieces()
-    class_text = emit_class(rule, name)
+    class_text = emit_class(rule, name, learning_rate=learning_rate)
     if "bessel_i1e" not in class_text:
         bodies.pop(bessel.__name__)
-    parts = [_header(rule, name, provenance, scores, learning_rate), imports, f'__all__ = ["{name}"]', *bodies.values(), class_text]
+    # The evolved factors are classes of their own; warm-up and cosine goes along.
+    bodies[schedulers.__name__] = bodies[schedulers.__name__].split("\nclass FactorSchedule")[0]
+    parts = [
+        _header(rule, name, provenance, scores, learning_rate),
+        imports,
+        f'__all__ = ["{name}", "WarmupCosine"]',
+        *bodies.values(),
+        class_text,
+    ]
     return "\n\n\n".join(part.strip("\n") for part in [*parts, _self_test(rule, name)]) + "\n"
 
 
 def _header(rule: UpdateRule, name: str, provenance: str, scores: Mapping[str, float] | None, learning_rate: float | None) -> str:
-    lines = [f"{name}: an optimizer for torch.", "", *textwrap.wrap(f"Rule: {rule}", 128, subsequent_indent="    ")]
-    if provenance:
-        lines += ["", *textwrap.wrap(f"Provenance: {provenance}", 128)]
-    if scores:
-        lines += ["", "Scores:", *(f"    {task}: {score:.4g}" for task, score in scores.items())]
+    lines = _about(f"{name}: an optimizer for torch.", rule, provenance, scores)
     example = f"{'1e-3' if learning_rate is None else f'{learning_rate:g}'}, total_steps=10_000"
     lines += [
         "",
         f"    optimizer = {name}(model.parameters(), lr={example})",
+        "    scheduler = WarmupCosine(optimizer, total_steps=10_000, warmup=500)  # stepped after each optimizer.step()",
         "",
         "Needs only torch. The rule itself is the class at the end; what stands before it makes it a full torch optimizer. Running this",
         "file replays a trajectory recorded from a reference implementation.",
     ]
     text = "\n".join(lines).replace("\\", "\\\\")
     return f'"""{text}\n"""'
+
+
+def _about(title: str, rule: UpdateRule, provenance: str, scores: Mapping[str, float] | None) -> list[str]:
+    lines = [title, "", *textwrap.wrap(f"Rule: {rule}", 128, subsequent_indent="    ")]
+    if provenance:
+        lines += ["", *textwrap.wrap(f"Provenance: {provenance}", 128)]
+    if scores:
+        lines += ["", "Scores:", *(f"    {task}: {score:.4g}" for task, score in scores.items())]
+    return lines
 
 
 def _pieces() -> tuple[str, dict[str, str]]:
