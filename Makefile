@@ -32,6 +32,7 @@ demo: $(READY)
 	@$(BIN)/optevolve search --task digits --preset quick --out $(DEMO)
 	@$(BIN)/optevolve top $(DEMO)
 	@$(BIN)/optevolve show $(DEMO)
+	@$(BIN)/python examples/use_best_optimizer.py $(DEMO)
 
 test: $(READY) lint types pytest
 
