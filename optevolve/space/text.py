@@ -25,7 +25,8 @@ MAX_LENGTH = 10_000
 MAX_DEPTH = 100
 
 _TOKEN = re.compile(r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[A-Za-z_]\w*)|(?P<symbol>\*\*|[-+*/(),]))", re.ASCII)
-_RULE_HEAD = re.compile(r"\s*(?P<sign>-?)\s*(?P<kind>[A-Za-z_]\w*)\s*:", re.ASCII)
+# Possessive, so that a text of nothing but spaces takes linear time.
+_RULE_HEAD = re.compile(r"\s*+(?P<sign>-?)\s*+(?P<kind>[A-Za-z_]\w*+)\s*+:", re.ASCII)
 _INFIX = {row.infix[0]: row for row in OPERATORS.values() if row.infix and row.arity == 2}
 _UNARY_POWER = 30
 _ATOM = 100
@@ -75,9 +76,9 @@ def _quote(text: str) -> str:
 
 
 def _unknown(what: str, name: str, text: str, position: int, known: object) -> ParseError:
-    close = difflib.get_close_matches(name, list(known), 1)  # type: ignore[call-overload]
+    close = difflib.get_close_matches(name[:40], list(known), 1)  # type: ignore[call-overload]
     hint = f"Did you mean {close[0]!r}?" if close else "`optevolve show --names` lists what there is."
-    return ParseError(f"Unknown {what} {name!r} in {_quote(text)} at column {position + 1}. {hint}", position + 1)
+    return ParseError(f"Unknown {what} {_quote(name)} in {_quote(text)} at column {position + 1}. {hint}", position + 1)
 
 
 def _known_names() -> set[str]:
@@ -120,8 +121,11 @@ class _Parser:
         if kind != "end":
             raise self._error(f"Unexpected {text!r}", position, "Expected an operator or the end of the text.")
         if node.depth > self.max_depth:
-            raise self._error(f"Nested {node.depth} deep", 0, f"Expected at most {self.max_depth}: simplify the text or raise max_depth.")
+            raise self._too_deep(node.depth)
         return node
+
+    def _too_deep(self, depth: int) -> ParseError:
+        return self._error(f"Nested {depth} deep", 0, f"Expected at most {self.max_depth}: simplify the text or raise max_depth.")
 
     def _expression(self, power: int) -> Node:
         self.nesting += 1
@@ -140,6 +144,8 @@ class _Parser:
             # ** binds to the right, and its exponent may carry a sign: 2 ** -1
             right = self._expression(_UNARY_POWER - 1 if row.name == "power" else row.infix[1])
             left = Node(row.name, (left, right))
+            if left.depth > self.max_depth:
+                raise self._too_deep(left.depth)
 
     def _prefix(self) -> Node:
         kind, text, position = self.tokens[self.index]
@@ -160,7 +166,7 @@ class _Parser:
             node = self._expression(0)
             self._expect(")")
             return node
-        found = repr(text) if text else "the end"
+        found = repr(text) if text else "end"
         raise self._error(f"Unexpected {found}", position, "Expected a number, a name, '-' or '('.")
 
     def _expect(self, symbol: str) -> None:
@@ -173,7 +179,7 @@ class _Parser:
     def _number(self, text: str, position: int, sign: float) -> Node:
         value = float(text)
         if value == float("inf"):
-            raise self._error(f"Number {text} is too large", position, "Expected a finite number.")
+            raise self._error(f"Number {_quote(text)[1:-1]} is too large", position, "Expected a finite number.")
         return Node(NUMBER, (), (sign * value,))
 
     def _name(self, name: str, position: int) -> Node:
@@ -260,11 +266,12 @@ def short_name(node: Node) -> str | None:
 
 
 def format_number(value: float) -> str:
-    """The shortest text that reads back as the same number."""
+    """A short text that reads back as the same number."""
     plain = repr(value).removesuffix(".0")
     if 1e-2 <= abs(value) < 1e6 or value == 0:
         return plain
-    return f"{Decimal(repr(value)).normalize():e}".replace("e+", "e")
+    scientific = f"{Decimal(repr(value)).normalize():e}".replace("e+", "e")
+    return scientific if len(scientific) <= len(plain) else plain
 
 
 def format_rule(rule: UpdateRule) -> str:
