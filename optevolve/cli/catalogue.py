@@ -13,7 +13,7 @@ from optevolve.cli.terminal import print_json, print_table, say
 if TYPE_CHECKING:
     from optevolve.tasks import Task
 
-__all__ = ["config", "tasks", "zoo"]
+__all__ = ["config", "names", "tasks", "zoo"]
 
 
 def zoo(json: Annotated[bool, typer.Option("--json", help="Print the rules as a JSON list.")] = False) -> None:
@@ -35,6 +35,30 @@ def zoo(json: Annotated[bool, typer.Option("--json", help="Print the rules as a 
         ([row.name, None if row.learning_rate is None else f"{row.learning_rate:g}", str(row.rule), row.summary] for row in rows),
         right=["learning rate"],
     )
+
+
+def names(json: bool) -> None:
+    """Every name that a rule can be made of, from the tables."""
+    from optevolve.space.operands import OPERANDS
+    from optevolve.space.operators import LEAVES, OPERATORS
+    from optevolve.space.tables import signature
+
+    groups = {
+        "leaves": [(row.name, row.summary) for row in LEAVES.values() if row.tensor],
+        "short names": [(row.name, f"{row.summary}: {row.expression}") for row in OPERANDS.values() if row.name != row.expression],
+        "operators": [(signature(row), row.summary) for row in OPERATORS.values()],
+        "decays": [(row.name, row.summary) for row in LEAVES.values() if not row.tensor],
+    }
+    if json:
+        print_json({group: [{"name": name, "summary": summary} for name, summary in rows] for group, rows in groups.items()})
+        return
+    for group, rows in groups.items():
+        say(group.capitalize(), style="bold")
+        width = max(len(name) for name, _ in rows)
+        for name, summary in rows:
+            say(f"  {name.ljust(width)}  {summary}")
+    say("\nA rule is an expression of these, after 'plain:', 'momentum:' or 'nesterov:' (plain if left out), with '-' before it to climb.")
+    say("What each stands for: docs/search-space.md.")
 
 
 def tasks(

@@ -1,13 +1,16 @@
-"""Curves drawn with characters."""
+"""Curves drawn with characters, and into a file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["curve"]
+from optevolve.errors import ExportError
+
+__all__ = ["curve", "draw"]
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -33,3 +36,28 @@ def curve(values: Sequence[float] | npt.NDArray[np.float64], width: int = 60, he
     lines[0] += f"  {high:.4g}"
     lines[-1] += f"  {low:.4g}"
     return lines
+
+
+def draw(curves: Mapping[str, npt.NDArray[np.float64]], path: Path) -> None:
+    """Functions of the step over t/T, in one picture.
+
+    Args:
+        curves: values by title, each of shape (steps,).
+        path: of the picture; its ending says in which format.
+    Raises:
+        ExportError: if there is nothing to draw, the ending is unknown, or the file cannot be written.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    from optevolve.report.plots import decays
+
+    if not curves:
+        raise ExportError("Expected a rule with decays to draw, got one that is the same at every step. Leave --plot out.")
+    figure = decays(curves)
+    if path.suffix.lstrip(".").lower() not in FigureCanvasBase(figure).get_supported_filetypes():
+        raise ExportError(f"Expected a picture's name that ends in .svg, .png, .pdf or .jpg, got {str(path)!r}. Try {path.stem}.svg.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, facecolor="white", dpi=160)
+    except OSError as error:
+        raise ExportError(f"Expected to write {path}, got: {error.strerror}. Choose a path that can be written.") from error

@@ -18,7 +18,7 @@ from optevolve.space.paper_notation import PAPER_KINDS, to_paper, to_paper_decay
 from optevolve.space.rule import UpdateRule
 from optevolve.space.show import step_lines
 
-__all__ = ["TABLES", "fill_page", "main"]
+__all__ = ["TABLES", "fill_page", "main", "signature"]
 
 _BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -116,11 +116,12 @@ def _further() -> str:
     drawn = {_row_of(form).name for form in forms if _is_plain_call(form)}
     return _table(
         ("native", "value", "what it does"),
-        ((_code(_signature(row)), _code(_definition(row)), _plain(row.summary)) for row in OPERATORS.values() if row.name not in drawn),
+        ((_code(signature(row)), _code(_definition(row)), _plain(row.summary)) for row in OPERATORS.values() if row.name not in drawn),
     )
 
 
-def _signature(row: Operator) -> str:
+def signature(row: Operator) -> str:
+    """How an operator is written, such as `dropout(x, rate)` or `x + y`."""
     if row.infix:
         return f"x {row.infix[0]} y" if row.arity == 2 else f"{row.infix[0]}x"
     return f"{row.name}({', '.join([*'xy'[: row.arity], *(p.name for p in row.params)])})"

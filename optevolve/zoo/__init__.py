@@ -15,6 +15,7 @@ from typing import Any
 
 from optevolve.errors import ParseError
 from optevolve.space.expression import Node
+from optevolve.space.paper_notation import parse_paper
 from optevolve.space.rule import UpdateRule
 from optevolve.space.text import parse, parse_expression
 
@@ -77,7 +78,7 @@ SCHEDULES: Mapping[str, Node] = _Schedules()
 
 
 def rule_or_name(text: str) -> UpdateRule:
-    """The rule of that name in the zoo, else the rule that the text spells.
+    """The rule of that name in the zoo, else the rule that the text spells, natively or as the paper does (`Nest ~ bessel_i1e(g)`).
 
     Raises:
         ParseError: if it is neither; names near it are suggested.
@@ -85,10 +86,12 @@ def rule_or_name(text: str) -> UpdateRule:
     name = text.strip().lower()
     if name in ZOO:
         return ZOO[name].rule
+    if "~" in text:  # no native text has one
+        return parse_paper(text)
     try:
         return parse(text)
     except ParseError as error:
-        near = get_close_matches(name, list(ZOO), 1, cutoff=0.8) if name.isidentifier() else []
+        near = get_close_matches(name, list(ZOO), 1, cutoff=0.7) if name.isidentifier() else []
         if near:
             raise ParseError(f"{error} Or did you mean {near[0]!r} of the zoo?", error.column) from None
         raise

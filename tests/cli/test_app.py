@@ -12,6 +12,10 @@ import pytest
 
 from optevolve.cli import main
 from optevolve.config_text import preset, to_toml
+from optevolve.space import LEAVES, OPERATORS
+from optevolve.space.latex import latex
+from optevolve.space.paper_notation import parse_paper
+from optevolve.space.show import describe
 from optevolve.zoo import ZOO
 
 COMMANDS = ["search", "resume", "top", "report", "show", "export", "zoo", "tasks", "config", "evaluate"]
@@ -71,7 +75,7 @@ def test_zoo(capsys: pytest.CaptureFixture[str]) -> None:
 def test_show_says_what_a_rule_is(capsys: pytest.CaptureFixture[str]) -> None:
     facts = run_json(capsys, ["show", "opt10"])
     assert facts["kind"] == "nesterov"
-    assert facts["buffers"] == 1
+    assert facts["buffers"] == [{"name": "m", "next": "μ * m - α * u"}]
     assert facts["bytes_per_parameter"] == 4
     assert facts["needs_total_steps"]
     assert facts["integrity"]["ok"]
@@ -84,18 +88,82 @@ def test_show_says_what_a_rule_is(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_show_counts_what_adam_keeps(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_json(capsys, ["show", "adam"])["buffers"] == 2
-    assert run_json(capsys, ["show", "sgd"])["buffers"] == 0
+    assert len(run_json(capsys, ["show", "adam"])["buffers"]) == 2
+    assert run_json(capsys, ["show", "sgd"])["buffers"] == []
 
 
 @pytest.mark.parametrize(
-    ("text", "last"), [("-momentum: g", "w ← w + m"), ("-plain: g", "w ← w + α · g"), ("nesterov: g", "w ← w + μ · m - α · g")]
+    ("text", "last"), [("-momentum: g", "w ← w + m"), ("-plain: g", "w ← w + α * g"), ("nesterov: g", "w ← w + μ * m - α * g")]
 )
 def test_show_takes_rules_that_begin_with_a_minus(capsys: pytest.CaptureFixture[str], text: str, last: str) -> None:
     facts = run_json(capsys, ["show", text])
     assert facts["rule"] == text
     assert facts["sign"] == (-1 if text[0] == "-" else 1)
-    assert facts["step"][-1] == last
+    assert facts["steps"][-1] == last
+
+
+def test_show_says_all_there_is_about_a_rule(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = run_json(capsys, ["show", "opt6", "--steps", "20"])
+    shown = describe(ZOO["opt6"].rule, 20)
+    assert facts["schedule"] == shown.schedule != "1"
+    assert facts["schedule_values"] == pytest.approx(shown.schedule_values)
+    assert facts["rest"] == "qhm(v) / abs(exp(1e-4 * w))"
+    _, out, _ = run(capsys, ["show", "opt6"])
+    for text in (
+        latex(ZOO["opt6"].rule),
+        shown.words,
+        shown.schedule,
+        shown.rest,
+        *shown.steps,
+        *shown.decays,
+        *dict(shown.buffers).values(),
+    ):
+        assert text in out
+    _, out, _ = run(capsys, ["show", "a1"])
+    assert "paper: None ~ clip(v hat, sqrt(|s hat|))" in out
+
+
+def test_show_simplifies(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_json(capsys, ["show", "-(-min(g, g))"])["simplified"] == "g"
+    assert "simplified: g\n" in run(capsys, ["show", "-(-min(g, g))"])[1]
+    assert "simplified" not in run(capsys, ["show", "g"])[1]
+
+
+@pytest.mark.parametrize("text", ["Nest ~ bessel_i1e(bessel_i1e([(a13)*(a2)][g]))", "-Mom ~ (v hat)*(sig([(a3)^2][s hat]))", "None ~ g"])
+def test_rules_in_the_papers_notation(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
+    facts = run_json(capsys, ["show", text])
+    assert facts["paper"] == text
+    assert facts["rule"] == str(parse_paper(text))
+    code, _, _ = run(capsys, ["export", text, "-o", str(tmp_path / "x.py")])
+    assert code == 0
+    assert str(parse_paper(text)) in (tmp_path / "x.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "magic"), [("x.svg", b"<?xml"), ("new/x.png", b"\x89PNG")])
+def test_show_draws_into_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, magic: bytes) -> None:
+    code, out, err = run(capsys, ["show", "opt6", "--plot", str(tmp_path / name)])
+    assert (code, err) == (0, "")
+    assert str(tmp_path / name) in out
+    assert (tmp_path / name).read_bytes().startswith(magic)
+
+
+def test_show_lists_every_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """The list that the parser's messages speak of."""
+    _, _, err = run(capsys, ["show", "qqqqqqq(g)"])
+    assert "optevolve show --names" in err
+    groups = run_json(capsys, ["show", "--names"])
+    named = {row["name"].partition("(")[0] for rows in groups.values() for row in rows}
+    assert {name for name, row in OPERATORS.items() if not row.infix} | set(LEAVES) | {"v_hat", "qhm"} <= named
+    assert all(row["summary"] for rows in groups.values() for row in rows)
+    _, out, _ = run(capsys, ["show", "--names"])
+    assert "dropout(x, rate)" in out
+    assert all(row.summary in out for row in OPERATORS.values())
+
+
+def test_show_without_a_rule(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, ["show"])
+    assert (code, out) == (2, "")
+    assert "Missing RULE" in err
 
 
 def test_show_names_why_a_rule_fails(capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,7 +193,12 @@ def test_config_can_be_read_back(capsys: pytest.CaptureFixture[str], tmp_path: P
     [
         (["show", "softsgn(g)"], "softsign"),
         (["show", "g +"], "Error: "),
-        (["show", "adan"], "Error: "),
+        (["show", "adan"], "Or did you mean 'adam' of the zoo"),
+        (["show", "Nst ~ g"], "Expected one of None, Mom, Nest"),
+        (["show", "None ~ tan(g)"], "Did you mean"),
+        (["show", "adam", "--plot", "x.svg"], "Leave --plot out"),
+        (["show", "opt6", "--plot", "x.qq"], "Try x.svg"),
+        (["export", "opt6", "-o", "x.py", "--format", "tex"], "latex"),
         (["tasks", "--check", "digist"], "Did you mean 'digits'?"),
         (["tasks", "--check", "no_such_module:Task"], "no module 'no_such_module'"),
         (["config", "--preset", "quik"], "Unknown preset 'quik'"),
@@ -158,6 +231,15 @@ def test_export_writes_a_file_that_needs_only_torch(capsys: pytest.CaptureFixtur
     text = out.read_text(encoding="utf-8")
     assert "paper, Opt6" in text
     assert "optevolve" not in "".join(line for line in text.splitlines() if "import" in line)
+
+
+def test_export_writes_other_formats(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "opt6.tex"
+    assert run(capsys, ["export", "opt6", "-o", str(out), "--format", "latex"])[0] == 0
+    assert latex(ZOO["opt6"].rule) in out.read_text(encoding="utf-8")
+    out = tmp_path / "opt6.py"
+    assert run(capsys, ["export", "opt6", "-o", str(out), "-f", "optax"])[0] == 0
+    assert "optax.GradientTransformation" in out.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("command", ["show", "export"])
