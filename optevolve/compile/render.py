@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from optevolve.space.functions import NUMPY
+from optevolve.space.functions import primitives
 from optevolve.space.lower import SPELLINGS
 from optevolve.space.operators import EPS
 from optevolve.space.reductions import REDUCTIONS
@@ -117,7 +117,7 @@ class _Renderer:
                 return f"torch.{name}({x[0].text}, {x[1].text})"
             return f"{_TORCH[name]}({', '.join(t.text for t in x)})"
 
-        return self._apply(nodes, text, NUMPY.get(name, _unfolded), _ATOM)
+        return self._apply(nodes, text, primitives().get(name, _unfolded), _ATOM)
 
     @staticmethod
     def _is_plain(bound: Term, other: Term) -> bool:

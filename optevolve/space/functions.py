@@ -10,29 +10,35 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from optevolve.space.operators import EPS, LEAVES, Operator
 from optevolve.space.reductions import reductions
 
-__all__ = ["NUMPY", "TIME_NAMES", "Function", "compile_formula", "leaf_function", "operator_function"]
+__all__ = ["TIME_NAMES", "Function", "compile_formula", "leaf_function", "operator_function", "primitives"]
 
 TIME_NAMES = ("t", "T", "r", "c", "b")
 
 Function = Callable[..., Any]
 
 
-NUMPY: dict[str, Any] = {
+_NUMPY: dict[str, Any] = {
     "abs": np.abs, "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "sign": np.sign, "tanh": np.tanh, "arctan": np.arctan,
-    "arcsinh": np.arcsinh, "erf": special.erf, "erfc": special.erfc, "bessel_i1e": special.i1e, "sigmoid": special.expit,
-    "maximum": np.maximum, "minimum": np.minimum, "power": np.power, "where": np.where, "cos": np.cos,
+    "arcsinh": np.arcsinh, "maximum": np.maximum, "minimum": np.minimum, "power": np.power, "where": np.where, "cos": np.cos,
     "EPS": EPS,
 }  # fmt: skip
 
 
+@cache
+def primitives() -> dict[str, Any]:
+    """Every primitive but the reductions. scipy.special takes longer to import than all of the space: only running a rule does."""
+    from scipy import special
+
+    return _NUMPY | {"erf": special.erf, "erfc": special.erfc, "bessel_i1e": special.i1e, "sigmoid": special.expit}
+
+
 def compile_formula(formula: str, arguments: tuple[str, ...], ndim: int = 1) -> Function:
     """A formula of the tables as a function of the given arguments, for parameter tensors of `ndim` axes."""
-    function: Function = eval(f"lambda {', '.join(arguments)}: {formula}", NUMPY | reductions(ndim))  # noqa: S307 (rows of the tables alone)
+    function: Function = eval(f"lambda {', '.join(arguments)}: {formula}", primitives() | reductions(ndim))  # noqa: S307 (rows of the tables alone)
     return function
 
 

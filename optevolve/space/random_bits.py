@@ -11,7 +11,6 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 __all__ = ["MULTIPLIERS", "draw", "stream_key"]
 
@@ -52,5 +51,7 @@ def _draw(primitive: str, seed: int, step: int, stream: int, shape: tuple[int, .
     bits = (bits ^ (bits >> np.uint32(16))) >> np.uint32(8)
     if primitive == "uniform":
         return bits.astype(np.float32) * np.float32(2**-24)
+    from scipy import special  # slow to import
+
     centred = (bits.astype(np.float64) + 0.5) * 2**-23 - 1
     return (math.sqrt(2) * special.erfinv(centred)).astype(np.float32)
