@@ -192,7 +192,7 @@ class _Drive:
 
     def recall(self, turn: _Turn) -> None:
         """Takes a turn's outcome from the study, if it is there."""
-        found = self.study.measurement(turn.job.id)
+        found = self.study.measurement(turn.job.id) if turn.job.id in self.study else None
         if found is None:
             return
         if found.job != turn.job or found.stage != turn.stage:
@@ -228,7 +228,7 @@ class _Drive:
     def save(self) -> None:
         # An interruption may have come between storing and noting it.
         fresh = [(turn, outcome) for turn, outcome in self.unsaved if turn.outcome is None]
-        missing = [(turn, outcome) for turn, outcome in fresh if self.study.measurement(turn.job.id) is None]
+        missing = [(turn, outcome) for turn, outcome in fresh if turn.job.id not in self.study]
         self.study.record_all(
             [
                 Entry(Measurement(turn.stage, turn.job, outcome, turn.proposal, turn.same_as), turn.number, turn.fingerprint)

@@ -25,7 +25,7 @@ def store_of(folder: Path) -> Path:
 
 def config_of(study: Study) -> RunConfig:
     """The config that a study was started with."""
-    return from_toml(study.config_text, base=RunConfig(), source=f"the config stored in {study.path}")
+    return from_toml(study.config_text, base=RunConfig(), source=f"the config stored in {study.where}")
 
 
 @contextmanager

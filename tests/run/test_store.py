@@ -7,13 +7,17 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,9 +25,11 @@ from hypothesis import strategies as st
 from optevolve.config import Protocol, Schedule
 from optevolve.errors import StudyError
 from optevolve.records import Job, Measurement, Outcome, Proposal, Split, Status, TrainingCurve
+from optevolve.run import migrations
 from optevolve.run.store import Entry, Study
 from optevolve.run.store.tables import METADATA, SCHEMA_TABLE
 
+POSTGRES = os.environ.get("OPTEVOLVE_TEST_POSTGRES")
 CONFIG = 'task = "digits"\n'
 numbers = st.floats(allow_nan=False).map(lambda x: x + 0.0)  # SQLite forgets the sign of zero
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
@@ -34,6 +40,55 @@ protocols = st.builds(
     first_floor=st.none() | st.floats(0, 1),
     schedule=st.builds(Schedule, warmup=st.floats(0, 1e6)),
 )
+
+
+@contextmanager
+def fresh_place(kind: str) -> Iterator[str]:
+    """An empty place for studies, which is gone afterwards: a file in a new folder, or a schema of its own on the server."""
+    if kind == "sqlite":
+        with tempfile.TemporaryDirectory() as folder:
+            yield str(Path(folder) / "study.db")
+        return
+    if POSTGRES is None:
+        pytest.skip("OPTEVOLVE_TEST_POSTGRES names no server, such as postgresql+psycopg://me@localhost/test")
+    schema = f"optevolve_{uuid.uuid4().hex}"
+    engine = sa.create_engine(POSTGRES)
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"create schema {schema}"))
+    url = sa.make_url(POSTGRES).update_query_dict({"options": f"-csearch_path={schema}", "study": "run"})
+    try:
+        yield url.render_as_string(hide_password=False)
+    finally:
+        with engine.begin() as connection:
+            connection.execute(sa.text(f"drop schema {schema} cascade"))
+        engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest) -> Iterator[str]:
+    with fresh_place(request.param) as place:
+        yield place
+
+
+@pytest.fixture
+def postgres() -> Iterator[str]:
+    with fresh_place("postgresql") as place:
+        yield place
+
+
+def raw(store: str) -> sa.Engine:
+    """Beside the package: what a person has in hand."""
+    return sa.create_engine(f"sqlite:///{store}" if "://" not in store else sa.make_url(store).difference_update_query(["study"]))
+
+
+def execute(store: str, *statements: str) -> list[tuple[object, ...]]:
+    engine = raw(store)
+    with engine.begin() as connection:
+        for statement in statements:
+            found = connection.execute(sa.text(statement))
+        rows = [tuple(row) for row in found] if found.returns_rows else []
+    engine.dispose()
+    return rows
 
 
 @st.composite
@@ -83,11 +138,11 @@ def exact(entries: list[Measurement]) -> str:
     return "\n".join(repr((m, m.outcome.curves, m.proposal and m.proposal.rejected)) for m in entries)
 
 
-@settings(max_examples=15)
-@given(st.tuples(*(measurements(f"job/{number}") for number in range(3))))
-def test_what_is_stored_comes_back_to_the_last_bit(entries: tuple[Measurement, ...]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "study.db"
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@settings(max_examples=12)
+@given(entries=st.tuples(*(measurements(f"job/{number}") for number in range(3))))
+def test_what_is_stored_comes_back_to_the_last_bit(kind: str, entries: tuple[Measurement, ...]) -> None:
+    with fresh_place(kind) as path:
         with Study.create(path, CONFIG) as study:
             for entry in entries:
                 study.record(entry)
@@ -98,27 +153,33 @@ def test_what_is_stored_comes_back_to_the_last_bit(entries: tuple[Measurement, .
             assert sorted(exact([m]) for m in study.measurements()) == sorted(exact([m]) for m in entries)
 
 
-def test_a_person_can_query_it(tmp_path: Path) -> None:
-    with Study.create(tmp_path / "deep" / "study.db", CONFIG, version="1.2") as study:
+def test_a_person_can_query_it(store: str) -> None:
+    with Study.create(store, CONFIG, version="1.2") as study:
         study.record(sample("initial/0001"), turn=0, fingerprint="abc")
-        study.note("interrupted", after=3)
-        assert study.events()[0].detail == {"after": 3}
+        study.note("interrupted", after=3, text="bad \0")
+        assert study.events()[0].detail == {"after": 3, "text": "bad \\0"}
         assert (study.config_text, study.version, study.finished) == (CONFIG, "1.2", False)
         study.finish()
-    raw = sqlite3.connect(tmp_path / "deep" / "study.db")
     query = "select e.status, e.fitness, e.fingerprint, r.rule, c.train_loss from evaluations e join curves c on c.evaluation = e.id "
     query += "join rejections r on r.before = e.proposal and r.study = e.study"
-    assert raw.execute(query).fetchall() == [("completed", 0.5, "abc", "g*g", '[2.0, "Infinity"]')]
-    assert raw.execute("select json_extract(protocol, '$.schedule.warmup') from evaluations").fetchone() == (800,)
-    assert raw.execute("pragma journal_mode").fetchone() == ("wal",)
-    raw.close()
-    with Study.open(tmp_path / "deep" / "study.db") as study:
+    (found,) = execute(store, query)
+    assert found[:4] == ("completed", 0.5, "abc", "g*g")
+    assert found[4] in ('[2.0, "Infinity"]', [2.0, "Infinity"])
+    with Study.open(store) as study:
         assert study.finished
         assert study.created.tzinfo is not None
 
 
-def test_measurements_come_in_the_order_of_asking(tmp_path: Path) -> None:
-    with Study.create(tmp_path / "study.db", CONFIG) as study:
+def test_a_file_in_write_ahead_mode_that_knows_json(tmp_path: Path) -> None:
+    store = str(tmp_path / "deep" / "study.db")
+    with Study.create(store, CONFIG) as study:
+        study.record(sample("initial/0001"), turn=0, fingerprint="abc")
+    assert execute(store, "select json_extract(protocol, '$.schedule.warmup') from evaluations") == [(800,)]
+    assert execute(store, "pragma journal_mode") == [("wal",)]
+
+
+def test_measurements_come_in_the_order_of_asking(store: str) -> None:
+    with Study.create(store, CONFIG) as study:
         study.record_all([Entry(sample("c", "one"), 2), Entry(sample("a", "one"), 0), Entry(sample("d", "two"), 0)])
         study.record(sample("b", "one"), turn=1)
         assert [m.job.id for m in study.measurements()] == ["a", "b", "c", "d"]
@@ -126,8 +187,8 @@ def test_measurements_come_in_the_order_of_asking(tmp_path: Path) -> None:
         assert study.measurement("e") is None
 
 
-def test_a_job_is_stored_once_and_several_are_stored_together_or_not_at_all(tmp_path: Path) -> None:
-    with Study.create(tmp_path / "study.db", CONFIG) as study:
+def test_a_job_is_stored_once_and_several_are_stored_together_or_not_at_all(store: str) -> None:
+    with Study.create(store, CONFIG) as study:
         study.record(sample("a"))
         with pytest.raises(ValueError, match="stored already"):
             study.record_all([Entry(sample("b")), Entry(sample("a"))])
@@ -136,15 +197,15 @@ def test_a_job_is_stored_once_and_several_are_stored_together_or_not_at_all(tmp_
         assert [m.job.id for m in study.measurements()] == ["a"]
 
 
-def test_messages_that_no_database_takes_are_kept_readable(tmp_path: Path) -> None:
-    with Study.create(tmp_path / "study.db", CONFIG) as study:
+def test_messages_that_no_database_takes_are_kept_readable(store: str) -> None:
+    with Study.create(store, CONFIG) as study:
         study.record(sample("a", reason="bad \0 and \ud800"))
         assert study.outcome("a").reason == "bad \\0 and \\ud800"
 
 
-def test_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
-    Study.create(tmp_path / "study.db", CONFIG).close()
-    engine = sa.create_engine(f"sqlite:///{tmp_path / 'study.db'}")
+def test_migrations_make_the_tables_that_the_code_uses(store: str) -> None:
+    Study.create(store, CONFIG).close()
+    engine = raw(store)
     with engine.connect() as connection:
         opened = MigrationContext.configure(connection, opts={"version_table": SCHEMA_TABLE, "compare_type": True})
         assert compare_metadata(opened, METADATA) == []
@@ -155,15 +216,17 @@ def test_paths_and_urls_are_the_same_store(tmp_path: Path) -> None:
     odd = tmp_path / "100% o'dd ?#ü"
     Study.create(odd / "study.db", CONFIG).close()
     with Study.open(odd / "study.db") as study:
-        assert study.path == odd / "study.db"
+        assert study.where == str(odd / "study.db")
     Study.create(f"sqlite:///{tmp_path / 'url.db'}", CONFIG).close()
     with Study.open(str(tmp_path / "url.db")) as study:
         assert study.config_text == CONFIG
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://user:secret@host/db", "://", "postgresql+psycopg://h/d"])
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///:memory:", "mysql://user:secret@host/db", "://", "postgresql+asyncpg://h/d", "postgresql://h"]
+)
 def test_other_urls_are_refused(url: str) -> None:
-    with pytest.raises(StudyError, match="Expected a path or 'sqlite:///PATH'") as caught:
+    with pytest.raises(StudyError, match="Expected a path, 'sqlite:///PATH' or") as caught:
         Study.open(url)
     assert "secret" not in str(caught.value)
 
@@ -172,10 +235,10 @@ def test_what_is_no_study_is_refused_and_left_alone(tmp_path: Path) -> None:
     text = tmp_path / "text.db"
     text.write_text("this is no database, but long enough to look like a file of some kind\n" * 20)
     other = tmp_path / "other.db"
-    raw = sqlite3.connect(other)
-    raw.execute("create table addresses (name text)")
-    raw.commit()
-    raw.close()
+    handle = sqlite3.connect(other)
+    handle.execute("create table addresses (name text)")
+    handle.commit()
+    handle.close()
     (tmp_path / "empty.db").touch()
     before = {path: path.read_bytes() for path in (text, other)}
     with pytest.raises(StudyError, match="no such file"):
@@ -196,15 +259,12 @@ def test_what_is_no_study_is_refused_and_left_alone(tmp_path: Path) -> None:
         Study.create(tmp_path / "empty.db", CONFIG)
 
 
-def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    Study.create(tmp_path / "study.db", CONFIG).close()
-    raw = sqlite3.connect(tmp_path / "study.db")
-    raw.execute(f"update {SCHEMA_TABLE} set version_num = '9999'")
-    raw.commit()
-    raw.close()
+def test_a_newer_schema_is_refused(store: str) -> None:
+    Study.create(store, CONFIG).close()
+    execute(store, f"update {SCHEMA_TABLE} set version_num = '9999'")
     for read_only in (False, True):
         with pytest.raises(StudyError, match=r"newer than this version's .* Update optevolve"):
-            Study.open(tmp_path / "study.db", read_only=read_only)
+            Study.open(store, read_only=read_only)
 
 
 def test_rows_changed_by_hand_are_refused(tmp_path: Path) -> None:
@@ -213,16 +273,16 @@ def test_rows_changed_by_hand_are_refused(tmp_path: Path) -> None:
     for change in ("protocol = '{\"no\": 1}'", "protocol = '[]'", "status = 'excellent'", "split = 'all'"):
         copy = tmp_path / "copy.db"
         shutil.copy(tmp_path / "study.db", copy)
-        raw = sqlite3.connect(copy)
-        raw.execute(f"update evaluations set {change}")
-        raw.commit()
-        raw.close()
+        handle = sqlite3.connect(copy)
+        handle.execute(f"update evaluations set {change}")
+        handle.commit()
+        handle.close()
         with Study.open(copy) as study, pytest.raises(StudyError, match="row of job 'a' cannot be read"):
             study.measurements()
 
 
-def test_the_second_driver_is_refused_and_readers_are_not(tmp_path: Path) -> None:
-    path = tmp_path / "study.db"
+def test_the_second_driver_is_refused_and_readers_are_not(store: str) -> None:
+    path = store
     with Study.create(path, CONFIG) as study:
         with pytest.raises(StudyError, match=rf"process {os.getpid()} on .* drives it"):
             Study.open(path)
@@ -237,9 +297,9 @@ def test_the_second_driver_is_refused_and_readers_are_not(tmp_path: Path) -> Non
         assert [m.job.id for m in again.measurements()] == ["a", "b"]
 
 
-def test_a_driver_that_was_killed_leaves_no_lock(tmp_path: Path) -> None:
-    path = tmp_path / "study.db"
-    code = f"import os, signal; from optevolve.run.store import Study; s = Study.create({str(path)!r}, 'x'); s.note('alive')\n"
+def test_a_driver_that_was_killed_leaves_no_lock(store: str) -> None:
+    path = store
+    code = f"import os, signal; from optevolve.run.store import Study; s = Study.create({path!r}, 'x'); s.note('alive')\n"
     code += "os.kill(os.getpid(), signal.SIGKILL)"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], timeout=60, check=False)
     assert done.returncode == -9
@@ -253,12 +313,12 @@ def test_a_database_locked_by_another_program_is_waited_for_and_then_refused(tmp
     path = tmp_path / "study.db"
     with Study.create(path, CONFIG, patience=0.1) as study:
         study.record(sample("a"))
-        raw = sqlite3.connect(path, isolation_level=None)
-        raw.execute("begin immediate")
+        handle = sqlite3.connect(path, isolation_level=None)
+        handle.execute("begin immediate")
         with pytest.raises(StudyError, match="locked by another program"):
             study.record(sample("b"))
-        raw.execute("rollback")
-        raw.close()
+        handle.execute("rollback")
+        handle.close()
         study.record(sample("b"))
         assert [m.job.id for m in study.measurements()] == ["a", "b"]
 
@@ -294,6 +354,138 @@ def test_folders_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StudyError, match="Give a folder"):
         Study.create(tmp_path / "file" / "study.db", CONFIG)
+
+
+def make_old(store: str) -> None:
+    """A study as schema 0001 kept it, with a row in each table."""
+    engine = raw(store)
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    engine.dispose()
+    execute(
+        store,
+        "insert into studies values (1, 'run', 'task = \"digits\"', '0.0.1', '2024-01-02 03:04:05', null, 'process 1 on host')",
+        "insert into proposals values (1, 'a', 'g', '{}', 'initial', '', -1, 0, '')",
+        "insert into rejections values (1001, 1, 'a', 0, 'g*g', 'does not descend')",
+        "insert into evaluations values (1001, 1, 'a', 0, 'a', 'initial', 'g', '', 'digits', "
+        '\'{"trial_steps": 7, "schedule": {"warmup": 3}}\', '
+        "9, 'valid', null, 'completed', '', 0.5, 0.1, 2000000000, 1.5, '', '2024-01-02 03:04:06')",
+        "insert into curves values (1001, 1001, 0, 'full', 0.1, 9, 'completed', '', 1.5, '[1]', '[0.5]', '[null]', '[\"Infinity\"]')",
+    )
+
+
+def test_an_older_schema_is_migrated_on_opening_and_keeps_everything(store: str) -> None:
+    make_old(store)
+    with pytest.raises(StudyError, match=r"older schema '0001'.*`optevolve resume` on its folder migrates it"):
+        Study.open(store, read_only=True)
+    with Study.open(store) as study:
+        (found,) = study.measurements()
+        study.record(sample("b", steps=2**40))
+        assert study.outcome("b").steps == 2**40
+    assert found.job == Job("a", "g", "digits", Protocol(trial_steps=7, schedule=Schedule(warmup=3)), 9)
+    assert found.outcome.steps == 2_000_000_000
+    assert found.outcome.curves[0].score == (math.inf,)
+    assert found.proposal.rejected == (("g*g", "does not descend"),)
+    engine = raw(store)
+    with engine.connect() as connection:
+        opened = MigrationContext.configure(connection, opts={"version_table": SCHEMA_TABLE, "compare_type": True})
+        assert compare_metadata(opened, METADATA) == []
+    engine.dispose()
+    Study.open(store, read_only=True).close()
+
+
+def test_a_study_can_be_extended_corrected_and_renumbered(store: str) -> None:
+    with Study.create(store, CONFIG) as study:
+        study.record_all([Entry(sample(name), turn) for turn, name in enumerate("abc")])
+        study.finish()
+        assert not study.extended
+        study.forget(["b", "unknown"])
+        assert "b" not in study
+        study.record(sample("b", fitness=0.25), turn=5)
+        study.renumber({"c": 0, "a": 2})
+        assert [(m.job.id, m.outcome.fitness) for m in study.measurements()] == [("c", 0.5), ("a", 0.5), ("b", 0.25)]
+        study.extend("x = 1", key="search.timesteps", new=9)
+        assert (study.config_text, study.finished, study.extended) == ("x = 1", False, True)
+        assert study.jobs() == {"a", "b", "c"}
+    assert execute(store, "select count(*) from curves") == [(3,)]
+    assert execute(store, "select count(*) from rejections") == [(3,)]
+    with Study.open(store, read_only=True) as study:
+        assert study.config_text == "x = 1"
+        assert "a" in study
+        assert "z" not in study
+        assert [m.outcome.curves for m in study.measurements(with_curves=False)] == [()] * 3
+
+
+def test_studies_of_one_database_are_apart(postgres: str) -> None:
+    other = postgres.replace("study=run", "study=other")
+    nameless = postgres.replace("study=run", "")
+    with pytest.raises(StudyError, match="found an empty database"):
+        Study.open(nameless)
+    with pytest.raises(StudyError, match="Expected a name for the new study"):
+        Study.create(nameless, CONFIG)
+    with Study.create(postgres, CONFIG) as one, Study.open(nameless, read_only=True) as same:
+        one.record(sample("a"))
+        assert [m.job.id for m in same.measurements()] == ["a"]
+        with Study.create(other, "y = 2") as two:  # while the first one is driven
+            two.record_all([Entry(sample("a", fitness=0.75)), Entry(sample("b"))])
+            assert one.outcome("a").fitness == 0.5
+            assert two.outcome("a").fitness == 0.75
+            with pytest.raises(StudyError, match="drives it"):
+                Study.open(other)
+            two.forget(["a"])
+        assert "a" in one
+    with pytest.raises(StudyError, match=r"Expected the name of a study .* found 'other', 'run' there"):
+        Study.open(nameless)
+    with pytest.raises(StudyError, match=r"Expected a study 'third' in .*, found 'other', 'run'"):
+        Study.open(postgres.replace("study=run", "study=third"))
+    with pytest.raises(StudyError, match="Expected no study 'run'"):
+        Study.create(postgres, CONFIG)
+
+
+def test_a_database_of_others_takes_a_study_unless_names_clash(postgres: str) -> None:
+    execute(postgres, "create table addresses (name text)")
+    Study.create(postgres, CONFIG).close()
+    execute(postgres, f"drop table {SCHEMA_TABLE}")
+    with pytest.raises(StudyError, match="found a database with tables curves, evaluations"):
+        Study.create(postgres.replace("study=run", "study=two"), CONFIG)
+
+
+def test_a_driver_whose_connection_is_lost_writes_no_more(postgres: str) -> None:
+    with Study.create(postgres, CONFIG) as study:
+        study.record(sample("a"))
+        execute(postgres, "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and pid <> pg_backend_pid()")
+        with Study.open(postgres) as second:
+            second.record(sample("b"))
+            with pytest.raises(StudyError, match="cannot be used: the server"):
+                study.record(sample("c"))
+            with pytest.raises(StudyError, match="was lost, and with it the right to write"):
+                study.record(sample("c"))
+            assert [m.job.id for m in second.measurements()] == ["a", "b"]
+
+
+def test_tables_locked_by_another_program_are_waited_for_and_then_refused(postgres: str) -> None:
+    engine = raw(postgres)
+    with Study.create(postgres, CONFIG, patience=0.1) as study:
+        with engine.begin() as connection:
+            connection.execute(sa.text("lock table evaluations"))
+            with pytest.raises(StudyError, match="locked by another program"):
+                study.record(sample("a"))
+        study.record(sample("a"))
+        assert "a" in study
+    engine.dispose()
+
+
+def test_a_server_that_cannot_be_reached_is_named_without_its_password() -> None:
+    pytest.importorskip("psycopg", reason="the extra 'postgres' is not installed")
+    url = "postgresql+psycopg://me:secret@127.0.0.1:1/d?study=x&password=secret"
+    with pytest.raises(
+        StudyError, match=r"postgresql\+psycopg://me:\*\*\*@127.0.0.1:1/d cannot be used: the server cannot be reached"
+    ) as caught:
+        Study.open(url, patience=2)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.fixture

@@ -4,13 +4,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from optevolve.config import Protocol, Schedule
 from optevolve.errors import StudyError
 from optevolve.records import Job, Measurement, Outcome, Proposal, Split, Status, TrainingCurve
 
-__all__ = ["canonical", "curve_row", "evaluation_row", "measurement", "proposal_row"]
+__all__ = ["canonical", "curve_row", "evaluation_row", "measurement", "plain", "proposal_row", "rejection_rows"]
 
 Row = Mapping[str, Any]
 _WORDS = {"Infinity": math.inf, "-Infinity": -math.inf}
@@ -76,6 +77,19 @@ def proposal_row(study: int, proposal: Proposal) -> dict[str, Any]:
     return {"study": study} | {name: _text(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
+def rejection_rows(study: int, proposal: Proposal) -> list[dict[str, Any]]:
+    """The rows of what was drawn and refused before a proposal was found."""
+    return [
+        {"study": study, "before": proposal.id, "position": position, "rule": _text(rule), "reason": _text(reason)}
+        for position, (rule, reason) in enumerate(proposal.rejected)
+    ]
+
+
+def plain(detail: Mapping[str, Any]) -> dict[str, Any]:
+    """Details of an event as a database takes them."""
+    return {name: _text(value) if isinstance(value, str) else value for name, value in detail.items()}
+
+
 def evaluation_row(study: int, entry: Measurement, turn: int, fingerprint: str, finished_at: datetime) -> dict[str, Any]:
     """The row of a measurement, without its curves and proposal.
 
@@ -94,7 +108,7 @@ def evaluation_row(study: int, entry: Measurement, turn: int, fingerprint: str, 
         "rule": _text(job.rule),
         "fingerprint": fingerprint,
         "task": job.task,
-        "protocol": asdict(job.protocol),
+        "protocol": _protocol_json(job.protocol),
         "seed": job.seed,
         "split": job.split.value,
         "fixed_learning_rate": _number(job.learning_rate, "the job's learning rate"),
@@ -107,6 +121,12 @@ def evaluation_row(study: int, entry: Measurement, turn: int, fingerprint: str, 
         "same_as": entry.same_as,
         "finished_at": finished_at,
     }
+
+
+@lru_cache(maxsize=64)
+def _protocol_json(protocol: Protocol) -> dict[str, Any]:
+    """A run has few protocols and many jobs."""
+    return asdict(protocol)
 
 
 def curve_row(evaluation: int, position: int, curve: TrainingCurve) -> dict[str, Any]:

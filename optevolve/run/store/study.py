@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from filelock import FileLock
-from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Select, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Select, Table, delete, false, insert, select, true, update
 
 from optevolve import __version__
 from optevolve.errors import StudyError
 from optevolve.records import Measurement, Outcome
 from optevolve.run.store import rows
-from optevolve.run.store.database import driver_name, file_of, lock, migrate, open_engine, store_errors, use_write_ahead_log
+from optevolve.run.store.place import Held, Place, driver_name, place_of
+from optevolve.run.store.schema import migrate
 from optevolve.run.store.tables import curves, evaluations, events, proposals, rejections, studies
 
 __all__ = ["Entry", "Event", "Study"]
@@ -56,71 +57,103 @@ class Study:
     One driver at a time holds a study for writing; any number of others read beside it (`read_only=True`).
 
     Attributes:
-        path: the SQLite file.
+        where: the database, as messages name it.
+        name: of the study in its database.
         config_text: the run's config as TOML, as given to `create`.
         version: version of optevolve that created it.
         created: when, in UTC.
     """
 
-    def __init__(self, path: Path, engine: Engine, held: FileLock | None, row: RowMapping) -> None:
-        self.path = path
+    def __init__(self, place: Place, engine: Engine, held: Held | None, row: RowMapping) -> None:
+        self.where = place.shown
+        self.name: str = row["name"]
         self.config_text: str = row["config"]
         self.version: str = row["version"]
         self.created: datetime = row["created"].replace(tzinfo=UTC)
+        self._place = place
         self._engine = engine
-        self._lock = held
+        self._held = held
         self._id: int = row["id"]
+        self._jobs: set[str] | None = None  # stored, as far as the one who writes knows them
+        self._proposals: set[str] = set()
 
     @classmethod
     def create(cls, store: str | Path, config_text: str, *, version: str = __version__, patience: float = 30.0) -> Study:
-        """A new study, held for writing. Folders on the way are made; the file appears with its schema and config, or not at all.
+        """A new study, held for writing. Folders on the way are made; it appears with its schema and config, or not at all.
 
         Args:
-            store: path of a SQLite file, or a `sqlite:///` URL.
+            store: path of a SQLite file, or a URL: `sqlite:///PATH`, `postgresql+psycopg://USER@HOST/DATABASE?study=NAME`.
             config_text: the run's config as TOML.
             version: version of optevolve.
-            patience: seconds to wait while another program locks the file.
+            patience: seconds to wait while another program locks the database.
 
         Raises:
             StudyError: if there is a study already, or something else, or nothing can be written there.
         """
-        return cls._enter(file_of(store), (config_text, version), False, patience)
+        place = place_of(store)
+        if not place.study:
+            raise StudyError(f"Expected a name for the new study in {place.shown}, found none. Add it to the URL as ?study=NAME.")
+        return cls._enter(place, (config_text, version), False, patience)
 
     @classmethod
     def open(cls, store: str | Path, *, read_only: bool = False, patience: float = 30.0) -> Study:
-        """The study in a file; its schema is brought up to date, unless opened to read only.
+        """The study in a file or database; the schema is brought up to date, unless opened to read only.
+
+        Args:
+            store: as for `create`; where a database holds one study alone, its name may be left out.
+            read_only: look on while another drives it.
+            patience: seconds to wait while another program locks the database.
 
         Raises:
             StudyError: if there is none, it cannot be read or written, its schema is newer, or another driver holds it.
         """
-        path = file_of(store)
-        if not path.is_file():
-            raise StudyError(f"Expected a study in {path}, found no such file. Give the folder of a run, or start one.")
-        return cls._enter(path, None, read_only, patience)
+        place = place_of(store)
+        place.require()
+        return cls._enter(place, None, read_only, patience)
 
     @classmethod
-    def _enter(cls, path: Path, new: tuple[str, str] | None, read_only: bool, patience: float) -> Study:
-        held: FileLock | None = None
-        with store_errors(path):
-            if new is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            engine = open_engine(path, "ro" if read_only else "rw" if new is None else "rwc", patience)
+    def _enter(cls, place: Place, new: tuple[str, str] | None, read_only: bool, patience: float) -> Study:
+        held: Held | None = None
+        with place.errors():
+            engine = place.engine("read" if read_only else "write" if new is None else "create", patience)
             try:
-                if not read_only and (held := lock(path)) is None:
+                if not place.study:
+                    place.study = _only_study(engine, place)
+                if not read_only and (held := place.lock(engine)) is None:
                     raise StudyError(
-                        f"Expected to be the only driver of {path}; {_holder(path)} drives it. Wait for it to end, or stop it."
+                        f"Expected to be the only driver of {place.shown}; {_holder(place)} drives it. Wait for it to end, or stop it."
                     )
                 with engine.begin() as connection:
-                    migrate(connection, path, create=new is not None, read_only=read_only)
-                    row = _study_row(connection, path, new, read_only)
+                    migrate(connection, place, create=new is not None, read_only=read_only)
+                    row = _study_row(connection, place, new, read_only)
                 if not read_only:
-                    use_write_ahead_log(engine)
+                    place.settle(engine)
             except BaseException:
                 engine.dispose()
                 if held is not None:
                     held.release()
                 raise
-        return cls(path, engine, held, row)
+        return cls(place, engine, held, row)
+
+    def __contains__(self, job_id: object) -> bool:
+        """Whether a job is stored. Cheap for the driver, who is the only one to add any."""
+        if self._held is not None:
+            return job_id in self._known()
+        with self._transaction() as connection:
+            return connection.execute(select(evaluations.c.id).where(self._job(str(job_id)))).first() is not None
+
+    def _known(self) -> set[str]:
+        if self._jobs is None:
+            with self._transaction() as connection:
+                jobs = set(connection.scalars(select(evaluations.c.job).where(evaluations.c.study == self._id)))
+                self._proposals = set(connection.scalars(select(proposals.c.id).where(proposals.c.study == self._id)))
+            self._jobs = jobs
+        return self._jobs
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with self._place.errors(), self._engine.begin() as connection:
+            yield connection
 
     def record(self, measurement: Measurement, *, turn: int = -1, fingerprint: str = "") -> None:
         """Stores one measurement with its curves and proposal; on the disk when this returns.
@@ -132,31 +165,75 @@ class Study:
         self.record_all([Entry(measurement, turn, fingerprint)])
 
     def record_all(self, entries: Sequence[Entry]) -> None:
-        """Stores several measurements, all or none; otherwise as `record`."""
-        with store_errors(self.path), self._engine.begin() as connection:
-            for entry in entries:
-                self._insert(connection, entry)
-
-    def _insert(self, connection: Connection, entry: Entry) -> None:
-        job, proposal = entry.measurement.job, entry.measurement.proposal
-        if connection.execute(select(evaluations.c.id).where(self._job(job.id))).first() is not None:
-            raise ValueError(f"job {job.id!r} is stored already")
-        if proposal is not None:
-            key = (proposals.c.study == self._id) & (proposals.c.id == proposal.id)
-            if connection.execute(select(proposals.c.id).where(key)).first() is None:
-                connection.execute(insert(proposals).values(rows.proposal_row(self._id, proposal)))
-                refused = [
-                    {"study": self._id, "before": proposal.id, "position": position, "rule": rule, "reason": reason}
-                    for position, (rule, reason) in enumerate(proposal.rejected)
+        """Stores several measurements in one transaction, all or none; otherwise as `record`."""
+        if not entries:
+            return
+        known, ids = self._known(), [entry.measurement.job.id for entry in entries]
+        if twice := [job_id for job_id, count in Counter(ids).items() if count > 1 or job_id in known]:
+            raise ValueError(f"job {twice[0]!r} is stored already")
+        own = {p.id: p for entry in entries if (p := entry.measurement.proposal) is not None and p.id not in self._proposals}
+        now = _now()
+        try:
+            with self._transaction() as connection:
+                _insert_all(connection, proposals, [rows.proposal_row(self._id, proposal) for proposal in own.values()])
+                _insert_all(connection, rejections, [row for proposal in own.values() for row in rows.rejection_rows(self._id, proposal)])
+                values = [rows.evaluation_row(self._id, entry.measurement, entry.turn, entry.fingerprint, now) for entry in entries]
+                keys = connection.scalars(insert(evaluations).returning(evaluations.c.id, sort_by_parameter_order=True), values).all()
+                points = [
+                    rows.curve_row(key, position, curve)
+                    for key, entry in zip(keys, entries, strict=True)
+                    for position, curve in enumerate(entry.measurement.outcome.curves)
                 ]
-                if refused:
-                    connection.execute(insert(rejections), refused)
-        row = rows.evaluation_row(self._id, entry.measurement, entry.turn, entry.fingerprint, _now())
-        key_of_row = connection.execute(insert(evaluations).values(row)).inserted_primary_key
-        assert key_of_row is not None
-        points = [rows.curve_row(key_of_row[0], position, curve) for position, curve in enumerate(entry.measurement.outcome.curves)]
-        if points:
-            connection.execute(insert(curves), points)
+                _insert_all(connection, curves, points)
+            known.update(ids)
+            self._proposals.update(own)
+        except BaseException:
+            self._jobs = None  # an interruption may have come before or after the commit: ask the database
+            raise
+
+    def forget(self, job_ids: Collection[str]) -> None:
+        """Removes measurements, as an extended run does with those that do not belong to it."""
+        with self._transaction() as connection:
+            for job_id in job_ids:
+                found = connection.execute(select(evaluations.c.id, evaluations.c.proposal).where(self._job(job_id))).first()
+                if found is None:
+                    continue
+                connection.execute(delete(curves).where(curves.c.evaluation == found.id))
+                connection.execute(delete(evaluations).where(evaluations.c.id == found.id))
+                of_proposal = (evaluations.c.study == self._id) & (evaluations.c.proposal == found.proposal)
+                if found.proposal is not None and connection.execute(select(evaluations.c.id).where(of_proposal)).first() is None:
+                    before = (rejections.c.study == self._id) & (rejections.c.before == found.proposal)
+                    connection.execute(delete(rejections).where(before))
+                    connection.execute(delete(proposals).where((proposals.c.study == self._id) & (proposals.c.id == found.proposal)))
+        self._jobs = None
+
+    def renumber(self, turns: Mapping[str, int]) -> None:
+        """Gives jobs another place in the order of asking."""
+        with self._transaction() as connection:
+            for job_id, turn in turns.items():
+                connection.execute(update(evaluations).where(self._job(job_id), evaluations.c.turn != turn).values(turn=turn))
+
+    def jobs(self) -> set[str]:
+        """Ids of everything stored."""
+        with self._transaction() as connection:
+            return set(connection.scalars(select(evaluations.c.job).where(evaluations.c.study == self._id)))
+
+    def extend(self, config_text: str, **detail: bool | int | float | str | None) -> None:
+        """Takes a larger config in place of the one the run was started with; the run is then unfinished.
+
+        Args:
+            config_text: the new config as TOML.
+            detail: what changed, for the event "extended" that tells of it.
+        """
+        with self._transaction() as connection:
+            connection.execute(update(studies).where(studies.c.id == self._id).values(config=config_text, finished=None))
+            connection.execute(insert(events).values(study=self._id, at=_now(), kind="extended", detail=rows.plain(detail)))
+        self.config_text = config_text
+
+    @property
+    def extended(self) -> bool:
+        """Whether the run was ever extended."""
+        return any(event.kind == "extended" for event in self.events())
 
     def _job(self, job_id: str) -> ColumnElement[bool]:
         return (evaluations.c.study == self._id) & (evaluations.c.job == job_id)
@@ -171,20 +248,21 @@ class Study:
         found = self._load(self._job(job_id))
         return found[0] if found else None
 
-    def measurements(self, stage: str | None = None) -> list[Measurement]:
+    def measurements(self, stage: str | None = None, *, with_curves: bool = True) -> list[Measurement]:
         """Everything measured, or one stage, in the order of asking, which is the same for any number of workers.
 
-        Stages come in the order of their first arrival.
+        Stages come in the order of their first arrival. Without their curves, measurements load several times as fast.
         """
         condition = evaluations.c.study == self._id
-        return self._load(condition if stage is None else condition & (evaluations.c.stage == stage))
+        return self._load(condition if stage is None else condition & (evaluations.c.stage == stage), with_curves)
 
-    def _load(self, condition: ColumnElement[bool]) -> list[Measurement]:
-        with store_errors(self.path), self._engine.begin() as connection:
+    def _load(self, condition: ColumnElement[bool], with_curves: bool = True) -> list[Measurement]:
+        with self._transaction() as connection:
             found = _rows(connection, select(evaluations).where(condition).order_by(evaluations.c.id))
             if not found:
                 return []
             of_curves = select(curves).join(evaluations, curves.c.evaluation == evaluations.c.id).where(condition)
+            of_curves = of_curves.where(true() if with_curves else false())
             points = _grouped(connection, of_curves.order_by(curves.c.evaluation, curves.c.position), "evaluation")
             own = (proposals.c.study == evaluations.c.study) & (proposals.c.id == evaluations.c.proposal)
             sources = {row["id"]: row for row in _rows(connection, select(proposals).join(evaluations, own).where(condition))}
@@ -203,30 +281,30 @@ class Study:
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
-        with store_errors(self.path), self._engine.begin() as connection:
+        with self._transaction() as connection:
             return connection.execute(select(studies.c.finished).where(studies.c.id == self._id)).scalar() is not None
 
     def finish(self) -> None:
         """Notes that the run came to its end."""
-        with store_errors(self.path), self._engine.begin() as connection:
+        with self._transaction() as connection:
             connection.execute(update(studies).where(studies.c.id == self._id).values(finished=_now()))
 
     def note(self, kind: str, **detail: bool | int | float | str | None) -> None:
         """Adds an event, such as "interrupted"; the details are plain values."""
-        with store_errors(self.path), self._engine.begin() as connection:
-            connection.execute(insert(events).values(study=self._id, at=_now(), kind=kind, detail=detail))
+        with self._transaction() as connection:
+            connection.execute(insert(events).values(study=self._id, at=_now(), kind=kind, detail=rows.plain(detail)))
 
     def events(self) -> list[Event]:
         """What happened to the run, oldest first."""
-        with store_errors(self.path), self._engine.begin() as connection:
+        with self._transaction() as connection:
             found = connection.execute(select(events).where(events.c.study == self._id).order_by(events.c.id)).mappings().all()
         return [Event(row["at"].replace(tzinfo=UTC), row["kind"], row["detail"]) for row in found]
 
     def close(self) -> None:
-        """Lets go of the file and of the right to write. A closed study cannot be used again."""
+        """Lets go of the database and of the right to write. A closed study cannot be used again."""
         self._engine.dispose()
-        if self._lock is not None:
-            self._lock.release()
+        if self._held is not None:
+            self._held.release()
 
     def __enter__(self) -> Self:
         return self
@@ -246,29 +324,58 @@ def _grouped(connection: Connection, query: Select[Any], column: str) -> default
     return groups
 
 
-def _study_row(connection: Connection, path: Path, new: tuple[str, str] | None, read_only: bool) -> RowMapping:
-    row = connection.execute(select(studies).order_by(studies.c.id)).mappings().first()
+def _insert_all(connection: Connection, table: Table, values: list[dict[str, Any]]) -> None:
+    if values:
+        connection.execute(insert(table), values)
+
+
+def _study_row(connection: Connection, place: Place, new: tuple[str, str] | None, read_only: bool) -> RowMapping:
+    own = select(studies).where(studies.c.name == place.study)
+    row = connection.execute(own).mappings().first()
     if new is None:
         if row is None:
-            raise StudyError(f"Expected a study in {path}, found its tables empty. Start the run anew in another folder.")
+            raise StudyError(f"Expected a study {place.study!r} in {place.shown}, found {_names(connection)}.")
         if not read_only:
             connection.execute(update(studies).where(studies.c.id == row["id"]).values(driver=driver_name()))
         return row
     if row is not None:
-        raise StudyError(f"Expected no study in {path}, found one of {row['created']:%Y-%m-%d %H:%M}. Resume it, or use another folder.")
-    values = {"name": "run", "config": new[0], "version": new[1], "created": _now(), "driver": driver_name()}
+        raise StudyError(
+            f"Expected no study {place.study!r} in {place.shown}, found one of {row['created']:%Y-%m-%d %H:%M}. Resume it, or use another "
+            "folder or name."
+        )
+    values = {"name": place.study, "config": new[0], "version": new[1], "created": _now(), "driver": driver_name()}
     connection.execute(insert(studies).values(values))
-    return connection.execute(select(studies)).mappings().one()
+    return connection.execute(own).mappings().one()
 
 
-def _holder(path: Path) -> str:
+def _names(connection: Connection) -> str:
+    names = connection.scalars(select(studies.c.name).order_by(studies.c.id.desc())).all()
+    return ", ".join(map(repr, names[:10])) + (", …" if len(names) > 10 else "") or "none. Start the run anew in another folder"
+
+
+def _only_study(engine: Engine, place: Place) -> str:
+    """The name of the one study in a database that may hold several.
+
+    Raises:
+        StudyError: if it holds none, or several.
+    """
+    with engine.begin() as connection:
+        migrate(connection, place, create=False, read_only=True)
+        names: Sequence[str] = connection.scalars(select(studies.c.name)).all()
+        if len(names) != 1:
+            raise StudyError(f"Expected the name of a study in {place.shown}, as ?study=NAME at its end, found {_names(connection)} there.")
+    return names[0]
+
+
+def _holder(place: Place) -> str:
     """Who holds a study, as it wrote itself; reading is free while another writes."""
     try:
-        with store_errors(path):
-            engine = open_engine(path, "ro", 1.0)
+        with place.errors():
+            engine = place.engine("read", 1.0)
             try:
                 with engine.begin() as connection:
-                    return connection.execute(select(studies.c.driver)).scalar() or "another process"
+                    own = select(studies.c.driver).where(studies.c.name == place.study)
+                    return connection.execute(own).scalar() or "another process"
             finally:
                 engine.dispose()
     except StudyError:  # it is still being made

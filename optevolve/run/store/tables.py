@@ -62,6 +62,7 @@ proposals = Table(
     Column("particle", Integer, nullable=False),
     Column("timestep", Integer, nullable=False),
     Column("mutation", Text, nullable=False),
+    Index(None, "study", "parent"),
 )
 
 rejections = Table(
@@ -97,7 +98,7 @@ evaluations = Table(
     Column("reason", Text, nullable=False),
     Column("fitness", Float),
     Column("learning_rate", Float),
-    Column("steps", Integer, nullable=False),
+    Column("steps", BigInteger().with_variant(Integer, "sqlite"), nullable=False),
     Column("seconds", Float, nullable=False),
     Column("same_as", Text, nullable=False),
     Column("finished_at", DateTime, nullable=False),
