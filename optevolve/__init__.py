@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     from optevolve.pipeline import Result, resume
     from optevolve.space import UpdateRule, decay_values, parse
     from optevolve.space.explain import explain
+    from optevolve.space.fingerprint import nearly_same
     from optevolve.space.latex import latex
     from optevolve.space.paper_notation import parse_paper, to_paper
     from optevolve.space.schedule_split import schedule_of
+    from optevolve.space.show import describe
     from optevolve.space.simplify import simplify
     from optevolve.space.symbolic import to_sympy
     from optevolve.tasks import Batch, Task
@@ -55,11 +57,13 @@ __all__ = [
     "build",
     "check_integrity",
     "decay_values",
+    "describe",
     "evaluate",
     "explain",
     "export",
     "latex",
     "load_config",
+    "nearly_same",
     "parse",
     "parse_paper",
     "preset",
@@ -85,10 +89,12 @@ _HOMES = {
     "build": "optevolve.compile",
     "check_integrity": "optevolve.integrity",
     "decay_values": "optevolve.space",
+    "describe": "optevolve.space.show",
     "explain": "optevolve.space.explain",
     "export": "optevolve.compile",
     "latex": "optevolve.space.latex",
     "load_config": "optevolve.config_text",
+    "nearly_same": "optevolve.space.fingerprint",
     "parse": "optevolve.space",
     "parse_paper": "optevolve.space.paper_notation",
     "preset": "optevolve.config_text",
