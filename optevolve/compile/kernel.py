@@ -25,7 +25,7 @@ from torch import Tensor
 
 from optevolve.compile.cpp import CppKernel, translate
 
-__all__ = ["FusedStep", "fused_step"]
+__all__ = ["FusedStep", "fused_step", "shared_object"]
 
 _ELEMENT_TYPES = {torch.float32: "float", torch.bfloat16: "c10::BFloat16", torch.float16: "c10::Half"}
 _VECTOR_FLAGS = {"AVX512": "-mavx512f -mavx512dq -mavx512vl -mavx512bw -mavx2 -mfma -mf16c", "AVX2": "-mavx2 -mfma -mf16c"}
@@ -36,12 +36,12 @@ class FusedStep:
 
     Args:
         kernel: what was compiled.
-        library: the shared object, loaded.
+        function: its `step`, loaded.
     """
 
-    def __init__(self, kernel: CppKernel, library: ctypes.CDLL) -> None:
+    def __init__(self, kernel: CppKernel, function: Any) -> None:
         self.kernel = kernel
-        self.function = library.step
+        self.function = function
         self.function.restype = None
 
     def __call__(self, tensors: Sequence[Sequence[Tensor]], numbers: Sequence[float], keys: Sequence[Sequence[int]]) -> None:
@@ -86,16 +86,17 @@ def fused_step(
         kernel = translate(text, states, draws, _ELEMENT_TYPES[weights], _ELEMENT_TYPES[gradient], maximize)
     except NotImplementedError:  # rows, columns, orthogonalisation: torch's own kernels are the fast way
         return None
-    path = _shared_object(kernel.text)
-    return None if path is None else FusedStep(kernel, ctypes.CDLL(str(path)))
+    path = shared_object(kernel.text)
+    return None if path is None else FusedStep(kernel, ctypes.CDLL(str(path)).step)
 
 
-def _shared_object(text: str) -> Path | None:
-    """The compiled text, from the cache or made now."""
+def shared_object(text: str) -> Path | None:
+    """The compiled text, from the cache or made now; None where there is no working compiler."""
     capability = torch.backends.cpu.get_cpu_capability()
     vectors = capability if capability in _VECTOR_FLAGS else "DEFAULT"
     flags = ["-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-w"]
     flags += [f"-DCPU_CAPABILITY={vectors}", f"-DCPU_CAPABILITY_{vectors}", *_VECTOR_FLAGS.get(vectors, "").split()]
+    flags += os.environ.get("CXXFLAGS", "").split()
     digest = hashlib.sha256("\n".join([text, *flags, torch.__version__, sys.platform]).encode()).hexdigest()[:32]
     folder = _cache_folder()
     path = folder / f"{digest}.so"
