@@ -456,7 +456,9 @@ def test_a_database_of_others_takes_a_study_unless_names_clash(postgres: str) ->
 def test_a_driver_whose_connection_is_lost_writes_no_more(postgres: str) -> None:
     with Study.create(postgres, CONFIG) as study:
         study.record(sample("a"))
-        execute(postgres, "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and pid <> pg_backend_pid()")
+        with study._engine.connect() as connection:
+            own = connection.execute(sa.text("select pg_backend_pid()")).scalar()
+        execute(postgres, f"select pg_terminate_backend({own}, 5000)")
         with Study.open(postgres) as second:
             second.record(sample("b"))
             with pytest.raises(StudyError, match="cannot be used: the server"):
