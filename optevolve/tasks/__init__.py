@@ -4,8 +4,10 @@
 `augment` transforms them in batches.
 """
 
-from optevolve.tasks.base import Batch, Task
+from optevolve.tasks.base import Batch, NumberedBatch, Task
 from optevolve.tasks.check import TaskCheck, check_task
-from optevolve.tasks.registry import TASKS, load, spec_of
+from optevolve.tasks.conditions import WRAPPERS
+from optevolve.tasks.registry import TASKS, load
+from optevolve.tasks.spec import spec_of
 
-__all__ = ["TASKS", "Batch", "Task", "TaskCheck", "check_task", "load", "spec_of"]
+__all__ = ["TASKS", "WRAPPERS", "Batch", "NumberedBatch", "Task", "TaskCheck", "check_task", "load", "spec_of"]

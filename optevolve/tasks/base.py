@@ -2,14 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from optevolve.errors import TaskError
 from optevolve.records import Split
 
-__all__ = ["Batch", "Task"]
+__all__ = ["Batch", "NumberedBatch", "Task", "require_counts"]
 
 
 class Batch(NamedTuple):
@@ -17,6 +18,23 @@ class Batch(NamedTuple):
 
     x: Tensor
     y: Tensor
+
+
+class NumberedBatch(Batch):
+    """A batch that says which examples it holds, so that a wrapper treats an example alike in every pass, however it is augmented.
+
+    Attributes:
+        numbers: of the examples, unique within the split, int64 of shape (batch,); None where they are not known.
+    """
+
+    numbers: Tensor | None = None
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, numbers: Tensor | None) -> "NumberedBatch":
+        """A batch with its numbers."""
+        batch = cls(x, y)
+        batch.numbers = numbers
+        return batch
 
 
 @dataclass(frozen=True)
@@ -28,16 +46,20 @@ class Task(ABC):
 
     Attributes:
         summary: one line for `optevolve tasks`.
+        budget: model size and length of a full run that gives meaningful scores, in words.
         data_source, licence, citation: where the data come from, under which licence, and whom to cite.
         floors: training scores that a trial and a full run must reach lest early stopping drop the rule, in the score's units. None: more
             than the score of the untrained model. Source: method section 4 (0.25 and 0.40 on CIFAR-10).
+        has_examples: whether the first axis of a batch counts examples; False for functions that are minimised as they are.
     """
 
     summary: ClassVar[str] = ""
+    budget: ClassVar[str] = ""
     data_source: ClassVar[str] = ""
     licence: ClassVar[str] = ""
     citation: ClassVar[str] = ""
     floors: ClassVar[tuple[float, float] | None] = None
+    has_examples: ClassVar[bool] = True
 
     @abstractmethod
     def model(self) -> nn.Module:
@@ -63,3 +85,19 @@ class Task(ABC):
         pass.
         """
         return -self.loss(model, batch)
+
+    def count_classes(self) -> int:
+        """How many classes the targets tell apart, for wrappers that change them; unless overridden, counted on the validation split."""
+        return 1 + max(int(batch.y.max()) for batch in self.batches(Split.VALID, 0))
+
+
+def require_counts(task: Task) -> None:
+    """Refuses whole-number options below 1.
+
+    Raises:
+        TaskError: naming the option.
+    """
+    for field in fields(task):
+        value = getattr(task, field.name)
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            raise TaskError(f"Option {field.name!r} of task {type(task).__name__} is at least 1; found {value}.")

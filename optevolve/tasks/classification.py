@@ -3,7 +3,7 @@
 # ruff: noqa: D102 (a task's methods are documented once, in Task)
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from typing import cast
 
@@ -13,9 +13,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from optevolve.errors import TaskError
 from optevolve.records import Split
-from optevolve.tasks.base import Batch, Task
+from optevolve.tasks.base import Batch, NumberedBatch, Task, require_counts
 
 __all__ = ["Classification", "digits_splits", "in_memory_batches"]
 
@@ -28,10 +27,7 @@ class Classification(Task):
     """
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-                raise TaskError(f"Option {field.name!r} of task {type(self).__name__} is at least 1; found {value}.")
+        require_counts(self)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return cross_entropy(model(batch.x), batch.y)
@@ -45,14 +41,14 @@ def in_memory_batches(x: Tensor, y: Tensor, split: Split, seed: int, batch_size:
 
     A training pass leaves out the last, incomplete batch (unless it is the only one), so that every step costs and weighs the same.
     """
+    order = torch.arange(len(x))
     if split == Split.TRAIN:
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
         order = order[: max(len(x) // batch_size, 1) * batch_size]
-        x, y = x[order], y[order]
     else:
         batch_size = 512
-    for inputs, targets in zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True):
-        yield Batch(inputs, targets)
+    for index in torch.split(order, batch_size):
+        yield NumberedBatch.of(x[index], y[index], index)
 
 
 @cache

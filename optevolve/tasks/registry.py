@@ -1,25 +1,24 @@
-"""Tasks by name: the registry, and task specs as text.
+"""Tasks by name: the registry, and from spec to task.
 
-A spec is `NAME[@key=value,key=value]` with a name of `TASKS`, or `module:Name[@…]` with one's own `Task` class or instance, looked up on
-the import path and in the working directory. Text, so that a job crosses processes and stores as it is.
+A spec is `NAME[@key=value,key=value][+wrapper:value…]` with a name of `TASKS` and wrappers of `WRAPPERS`, or `module:Name[@…]` with one's
+own `Task` class or instance, looked up on the import path and in the working directory.
 """
 
 import importlib
 import os
 import sys
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
-from difflib import get_close_matches
 
 from optevolve.errors import OptevolveError, TaskError
 from optevolve.tasks.base import Task
+from optevolve.tasks.conditions import WRAPPERS
+from optevolve.tasks.spec import Value, convert, nearest, split_spec
 from optevolve.tasks.synthetic import LogregDigits, MlpMoons, Quadratics, Rosenbrock
 from optevolve.tasks.vision import Cifar10ConvNet, Digits
 
-__all__ = ["TASKS", "Value", "load", "spec_of"]
-
-Value: typing.TypeAlias = bool | int | float | str
+__all__ = ["TASKS", "load"]
 
 TASKS: dict[str, type[Task]] = {
     "digits": Digits,
@@ -35,13 +34,22 @@ def load(spec: str, options: Mapping[str, Value] | None = None) -> Task:
     """The task that a spec names.
 
     Args:
-        spec: `NAME[@key=value,key=value]` or `module:Name[@key=value,…]`.
+        spec: `NAME[@key=value,key=value][+wrapper:value…]` or the same with `module:Name`. Wrappers apply from left to right.
         options: further options; they win over those of the spec.
     Raises:
-        TaskError: for an unknown name, module or option, a value of the wrong type or range, or a module that does not import.
+        TaskError: for an unknown name, module, option or wrapper, a value of the wrong type or range, or a module that does not import.
     """
-    name, given = _split(spec)
+    name, given, wrappers = split_spec(spec)
     given.update(options or {})
+    task = _made(name, given)
+    for wrapper, value in wrappers:
+        if wrapper not in WRAPPERS:
+            raise TaskError(f"Unknown wrapper {wrapper!r} of task {name!r}. {nearest(wrapper, WRAPPERS, 'Known wrappers')}")
+        task = WRAPPERS[wrapper](task, value)
+    return task
+
+
+def _made(name: str, given: Mapping[str, Value]) -> Task:
     found = _own(name) if ":" in name else _registered(name)
     kind = found if isinstance(found, type) else type(found)
     hints = typing.get_type_hints(kind)
@@ -49,8 +57,8 @@ def load(spec: str, options: Mapping[str, Value] | None = None) -> Task:
     values: dict[str, Value] = {}
     for key, value in given.items():
         if key not in known:
-            raise TaskError(f"Task {name!r} has no option {key!r}. {_nearest(key, known, 'Its options')}")
-        values[key] = _convert(name, key, value, known[key])
+            raise TaskError(f"Task {name!r} has no option {key!r}. {nearest(key, known, 'Its options')}")
+        values[key] = convert(f"Option {key!r} of task {name!r}", value, known[key])
     try:
         return found(**values) if isinstance(found, type) else replace(found, **values)
     except OptevolveError:
@@ -65,45 +73,9 @@ def load(spec: str, options: Mapping[str, Value] | None = None) -> Task:
         raise TaskError(f"Task {name!r} could not be made: {type(error).__name__}: {error}.{hint}") from error
 
 
-def spec_of(name: str, options: Mapping[str, Value] | None = None) -> str:
-    """The spec of a task with options, keys sorted, so that equal tasks have equal specs.
-
-    Args:
-        name: a name, or a spec whose options are kept unless `options` has the same key.
-        options: options to add.
-    Raises:
-        TaskError: if a value cannot be written in a spec, because it contains a comma or begins or ends with a space.
-    """
-    name, merged = _split(name)
-    merged.update(options or {})
-    texts = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in merged.items()}
-    for key, text in texts.items():
-        if "," in text or text != text.strip():
-            raise TaskError(f"Option {key!r} of task {name!r} is {text!r}; a task spec takes values without commas and outer spaces.")
-    return name + ("@" if texts else "") + ",".join(f"{key}={texts[key]}" for key in sorted(texts))
-
-
-def _split(spec: str) -> tuple[str, dict[str, Value]]:
-    name, at, rest = spec.strip().partition("@")
-    options: dict[str, Value] = {}
-    for part in rest.split(",") if at else []:
-        key, equals, value = part.partition("=")
-        if not key.strip() or not equals:
-            raise TaskError(f"Malformed task spec {spec!r}: expected NAME@key=value,key=value, found {part!r} where an option should be.")
-        options[key.strip()] = value.strip()
-    return name.strip(), options
-
-
-def _nearest(word: str, known: Iterable[str], what: str) -> str:
-    names = sorted(known)
-    close = get_close_matches(word, names, n=1, cutoff=0.5)
-    listing = f"{what}: {', '.join(names) or 'none'}."
-    return f"Did you mean {close[0]!r}? {listing}" if close else listing
-
-
 def _registered(name: str) -> type[Task]:
     if name not in TASKS:
-        raise TaskError(f"Unknown task {name!r}. {_nearest(name, TASKS, 'Known tasks')} One's own task is given as module:Name.")
+        raise TaskError(f"Unknown task {name!r}. {nearest(name, TASKS, 'Known tasks')} One's own task is given as module:Name.")
     return TASKS[name]
 
 
@@ -128,7 +100,7 @@ def _own(name: str) -> type[Task] | Task:
     found: object = getattr(module, attribute, None)
     if found is None:
         tasks = [key for key, value in vars(module).items() if _is_task(value) and value is not Task]
-        raise TaskError(f"Task {name!r}: module {module_name!r} has no {attribute!r}. {_nearest(attribute, tasks, 'Its tasks')}")
+        raise TaskError(f"Task {name!r}: module {module_name!r} has no {attribute!r}. {nearest(attribute, tasks, 'Its tasks')}")
     if _is_task(found):
         return found
     raise TaskError(f"Task {name!r}: expected a subclass or an instance of optevolve.tasks.Task, found {type(found).__name__}.")
@@ -136,23 +108,3 @@ def _own(name: str) -> type[Task] | Task:
 
 def _is_task(value: object) -> typing.TypeGuard[Task | type[Task]]:
     return isinstance(value, Task) or (isinstance(value, type) and issubclass(value, Task))
-
-
-def _convert(name: str, key: str, value: Value, hint: object) -> Value:
-    """A value as the option's type; text is read, and nothing is rounded."""
-    words: dict[str, Value] = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    try:
-        if hint is bool:
-            return value if isinstance(value, bool) else words[str(value).lower()]
-        if hint is int and not isinstance(value, bool):
-            number = float(value) if isinstance(value, float) else int(value)
-            if number == int(number):
-                return int(number)
-        elif hint is float and not isinstance(value, bool):
-            return float(value)
-        elif hint not in (bool, int, float):
-            return value
-    except (ValueError, KeyError, OverflowError):
-        pass  # reported below, with what was expected
-    expected = {bool: "true or false", int: "a whole number", float: "a number"}[typing.cast(type, hint)]
-    raise TaskError(f"Option {key!r} of task {name!r} is {expected}; found {value!r}.")

@@ -41,7 +41,10 @@ class Quadratics(Task):
     """
 
     summary: ClassVar[str] = "ill-conditioned quadratic bowls with noisy gradients"
+    budget: ClassVar[str] = "128 parameters; 300 to 1,000 steps"
     data_source: ClassVar[str] = "generated"
+    licence: ClassVar[str] = "none needed: generated"
+    has_examples: ClassVar[bool] = False
 
     bowls: int = 8
     dim: int = 16
@@ -92,8 +95,11 @@ class Rosenbrock(Task):
     """
 
     summary: ClassVar[str] = "Rosenbrock's curved valley"
+    budget: ClassVar[str] = "2 parameters; 300 to 1,000 steps"
     data_source: ClassVar[str] = "generated"
+    licence: ClassVar[str] = "none needed: generated"
     citation: ClassVar[str] = "Rosenbrock 1960, doi 10.1093/comjnl/3.3.175"
+    has_examples: ClassVar[bool] = False
 
     dim: int = 2
 
@@ -122,6 +128,7 @@ class LogregDigits(Classification):
     """Logistic regression on the 64 pixels of scikit-learn's digits, split as in `digits`."""
 
     summary: ClassVar[str] = "logistic regression on 8x8 digits"
+    budget: ClassVar[str] = "650 parameters; 300 to 1,000 steps of 64 images"
     data_source: ClassVar[str] = "bundled with scikit-learn"
     licence: ClassVar[str] = "CC BY 4.0"
     citation: ClassVar[str] = "Alpaydin and Kaynak 1998, doi 10.24432/C50P49"
@@ -141,7 +148,9 @@ class MlpMoons(Classification):
     """Two interleaved half circles in the plane and a small multilayer perceptron; 1,024 points to train, 512 each to validate and test."""
 
     summary: ClassVar[str] = "two moons in the plane, small multilayer perceptron"
+    budget: ClassVar[str] = "1,218 parameters; 300 to 1,000 steps of 64 points"
     data_source: ClassVar[str] = "generated"
+    licence: ClassVar[str] = "none needed: generated"
     floors: ClassVar[tuple[float, float] | None] = (0.60, 0.75)
 
     width: int = 32

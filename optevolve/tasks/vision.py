@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from optevolve.records import Split
 from optevolve.tasks.augment import crop_and_flip, cutout
-from optevolve.tasks.base import Batch
+from optevolve.tasks.base import Batch, NumberedBatch
 from optevolve.tasks.classification import Classification, digits_splits, in_memory_batches
 from optevolve.tasks.data import images
 
@@ -113,7 +113,7 @@ class Cifar10ConvNet(Classification):
                 x = cutout(_normalise(crop_and_flip(pixels, index, 4, generator)), 8, generator)
             else:
                 x = _normalise(pixels.index_select(0, index))
-            yield Batch(x, labels[index])
+            yield NumberedBatch.of(x, labels[index], index)
 
 
 def _normalise(pixels: Tensor) -> Tensor:
