@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from annotated_types import Ge, Gt, Interval, Len
 
-__all__ = ["EliminationRound", "Evaluation", "Options", "Protocol", "RunConfig", "Schedule", "Search", "Stage"]
+__all__ = ["EliminationRound", "Evaluation", "Options", "Protocol", "RunConfig", "Schedule", "Search", "Stage", "Workers"]
 
 Options: TypeAlias = dict[str, bool | int | float | str]
 Count: TypeAlias = Annotated[int, Ge(1)]
@@ -102,6 +102,8 @@ class Search:
         redraws: how often a child that fails the surrogate is drawn again.
         elitist: whether a parent better than all of its children stays.
         tournament: members drawn per cycle of regularized evolution.
+        sameness: which rules count as one, so that a stage measures them once: "spelling", "behaviour" (the same updates on fixed gradient
+            streams) or "nearly" (real training could not tell them apart).
         lookahead: jobs asked for before the oldest outcome is told. Part of the search, unlike the number of workers, so that any number
             of workers runs the same search; at least the number of workers keeps all of them busy.
     """
@@ -116,6 +118,7 @@ class Search:
     redraws: Natural = 4
     elitist: bool = False
     tournament: Count = 10
+    sameness: Literal["spelling", "behaviour", "nearly"] = "behaviour"
     lookahead: Count = 32
 
 
@@ -160,6 +163,30 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Workers:
+    """What measures, and what it allows a measurement. No part of the search: a run may be resumed with others.
+
+    Attributes:
+        runner: "local": processes of this machine; "ray": a Ray cluster.
+        time_limit: seconds that a measurement may take. None: ten times what its peers need, at least two minutes.
+        memory_limit: GiB that a measurement may allocate beyond what its worker holds. None: no limit.
+        ray_address: of the cluster: "auto", "ray://HOST:10001"; empty for the cluster in RAY_ADDRESS, else a Ray of this machine alone.
+        cpus, gpus: share of a node that a measurement takes on Ray; fractions put several on one.
+        retries: how often a measurement that was lost with its worker or node is made again on Ray.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _NO_OTHER_KEYS
+
+    runner: Literal["local", "ray"] = "local"
+    time_limit: Annotated[float, Gt(0)] | None = None
+    memory_limit: Annotated[float, Gt(0)] | None = None
+    ray_address: str = ""
+    cpus: Annotated[float, Interval(gt=0, le=1024)] = 1.0
+    gpus: Annotated[float, Interval(ge=0, le=64)] = 0.0
+    retries: Natural = 2
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A whole run.
 
@@ -174,6 +201,7 @@ class RunConfig:
         contenders: best rules of the search that enter the elimination.
         elimination: rounds in which the best rules of the whole search are narrowed, in order.
         evaluation: the final evaluation beside the baselines.
+        workers: what measures.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _NO_OTHER_KEYS
@@ -188,3 +216,4 @@ class RunConfig:
     contenders: Count = 100
     elimination: tuple[EliminationRound, ...] = ()
     evaluation: Evaluation = field(default_factory=Evaluation)
+    workers: Workers = field(default_factory=Workers)

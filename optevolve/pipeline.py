@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +25,7 @@ from optevolve.run.driver import Ask, Happening, Source, drive
 from optevolve.run.folder import open_run, read_run
 from optevolve.run.local import LocalRunner
 from optevolve.run.store import Study
-from optevolve.search import ALGORITHMS
+from optevolve.search import ALGORITHMS, Sameness
 from optevolve.space import UpdateRule, parse
 from optevolve.space.grammar import grammar
 from optevolve.tasks import check_task, load, spec_of
@@ -126,7 +125,8 @@ def _run(folder: Path, config: RunConfig | None, workers: int | None, progress: 
         with _worker_pool(config, study, workers, progress) as work:
             try:
                 _check_tasks([_task_of(config, stage.task_options) for stage in (config.initial, config.evolution)])
-                work(_SearchSource(config), config.search.lookahead, same=_fingerprint)
+                sameness = Sameness(config.search.sameness)
+                work(_SearchSource(config), config.search.lookahead, same=lambda job: sameness(job.rule))
                 survivors = contenders(study.measurements(), config.contenders)
                 elimination = EliminationSource(survivors, config.elimination, task=config.task, seed=config.seed)
                 work(elimination, config.search.lookahead)
@@ -243,15 +243,6 @@ def _check_tasks(specs: Sequence[str]) -> None:
     """Whether the tasks keep the protocol, before hours are spent on them."""
     for spec in dict.fromkeys(specs):
         check_task(load(spec))
-
-
-@lru_cache(maxsize=100_000)
-def _fingerprint_of(rule: str) -> str:
-    return str(parse(rule))
-
-
-def _fingerprint(job: Job) -> str:
-    return _fingerprint_of(job.rule)
 
 
 class _Work(Protocol):

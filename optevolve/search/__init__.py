@@ -7,8 +7,9 @@ from optevolve.search.base import Algorithm, Evolution
 from optevolve.search.particle import ParticleSearch
 from optevolve.search.random import RandomSearch
 from optevolve.search.regularized import RegularizedEvolution
+from optevolve.search.sameness import Sameness
 
-__all__ = ["ALGORITHMS", "Algorithm", "Evolution", "ParticleSearch", "RandomSearch", "RegularizedEvolution"]
+__all__ = ["ALGORITHMS", "Algorithm", "Evolution", "ParticleSearch", "RandomSearch", "RegularizedEvolution", "Sameness"]
 
 ALGORITHMS: dict[str, type[Evolution]] = {
     "particle": ParticleSearch,
