@@ -89,5 +89,5 @@ def _with_rules_apart(arguments: list[str]) -> list[str]:
     """Moves a rule that begins with a minus, such as "-momentum: g", behind "--", lest it be taken for options."""
     if not arguments or arguments[0] not in {"show", "export"} or "--" in arguments:
         return arguments
-    rules = [text for text in arguments if text[:1] == "-" and text[:2] not in {"-", "--", "-o", "-h"}]
+    rules = [text for text in arguments if text[:1] == "-" and text[:2] != "--" and text not in {"-", "-o", "-f", "-h"}]
     return [text for text in arguments if text not in rules] + (["--", *rules] if rules else [])

@@ -93,12 +93,18 @@ def test_show_counts_what_adam_keeps(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "last"), [("-momentum: g", "w ← w + m"), ("-plain: g", "w ← w + α * g"), ("nesterov: g", "w ← w + μ * m - α * g")]
+    ("text", "sign", "last"),
+    [
+        ("-momentum: g", -1, "w ← w + m"),
+        ("-plain: g", -1, "w ← w + α * g"),
+        ("nesterov: g", 1, "w ← w + μ * m - α * g"),
+        ("-orthogonalize(g)", 1, "w ← w - α * n1"),  # not the option -o
+    ],
 )
-def test_show_takes_rules_that_begin_with_a_minus(capsys: pytest.CaptureFixture[str], text: str, last: str) -> None:
+def test_show_takes_rules_that_begin_with_a_minus(capsys: pytest.CaptureFixture[str], text: str, sign: int, last: str) -> None:
     facts = run_json(capsys, ["show", text])
     assert facts["rule"] == text
-    assert facts["sign"] == (-1 if text[0] == "-" else 1)
+    assert facts["sign"] == sign
     assert facts["steps"][-1] == last
 
 
