@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from decimal import Decimal
 from functools import cache, lru_cache
@@ -76,6 +75,8 @@ def _quote(text: str) -> str:
 
 
 def _unknown(what: str, name: str, text: str, position: int, known: object) -> ParseError:
+    import difflib  # most texts are right
+
     close = difflib.get_close_matches(name[:40], list(known), 1)  # type: ignore[call-overload]
     hint = f"Did you mean {close[0]!r}?" if close else "`optevolve show --names` lists what there is."
     return ParseError(f"Unknown {what} {_quote(name)} in {_quote(text)} at column {position + 1}. {hint}", position + 1)
