@@ -148,8 +148,9 @@ class RuleOptimizer(Optimizer):
         params = [p for group in self.param_groups for p in group["params"]]
         for number, p in zip(numbers, params, strict=True):
             for key, value in loaded["state"].get(number, {}).items():
-                if isinstance(value, Tensor) and key != "step":
-                    self.state[p][key] = value.to(device=p.device, dtype=state_dtype(p), copy=True)
+                if isinstance(value, Tensor):  # a copy: torch would share what needs no cast with the optimizer that it came from
+                    old = self.state[p][key]
+                    self.state[p][key] = old.clone() if key == "step" else value.to(device=p.device, dtype=state_dtype(p), copy=True)
 
     @_use_grad_for_differentiable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -338,7 +339,8 @@ class RuleOptimizer(Optimizer):
 
     def _step_on_tensors(self, group: dict[str, Any], work: Work) -> None:
         """The same with the step count and all that depends on it as tensors, so that nothing has to be read back or compiled anew."""
+        lr = group["lr"].reshape(()) if isinstance(group["lr"], Tensor) else group["lr"]
         for i, step in enumerate(work.steps):
             numbers = self.numbers(step.to(torch.float64), group["total_steps"])
-            self._step_one(group, work, i, numbers, self._keys(group, step.to(torch.int64)), group["lr"])
+            self._step_one(group, work, i, numbers, self._keys(group, step.to(torch.int64)), lr)
             step += 1

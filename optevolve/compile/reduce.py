@@ -36,7 +36,7 @@ class Reduce:
 
     def orthogonalize(self, x: Tensor) -> Tensor:
         """Nearly the orthogonal factor of x's polar decomposition, scaled by sqrt(max(1, rows / columns)). Source: Jordan et al. 2024."""
-        if x.ndim == 0:
+        if x.ndim == 0 or x.numel() == 0:
             return torch.sign(x)
         y = x.reshape(x.shape[0] if x.ndim >= 2 else 1, -1)
         rows, columns = y.shape
