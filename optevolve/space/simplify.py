@@ -192,7 +192,7 @@ def _place(operator: str, node: Node) -> tuple[object, ...]:
 
 @lru_cache(maxsize=65536)
 def _key(node: Node) -> tuple[object, ...]:
-    return node.name, node.params, tuple(map(_key, node.args))
+    return len(node.name), node.name, node.params, tuple(map(_key, node.args))  # a6 before a10
 
 
 @cache
