@@ -1,4 +1,4 @@
-"""Labelled images in the Hub's parquet layout: found in a folder or fetched by name, decoded once, then mapped from a cache.
+"""Labelled images in the Hub's parquet layout (or MedMNIST's npz): found in a folder or fetched, decoded once, mapped from a cache.
 
 The folder comes from `OPTEVOLVE_DATA`: it is the data set's own folder or its parent. Where that is not set, the data set comes from the
 Hugging Face Hub. Decoded pixels lie in `OPTEVOLVE_CACHE`, else in the user's cache folder, and are mapped into memory, so that all workers
@@ -11,18 +11,22 @@ import os
 import shutil
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from optevolve.errors import DataError
 
 __all__ = ["Images", "cache_folder", "images"]
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]  # of one image, shape (height, width, 3)
 
 _INSTALL = "Install the data extra: pip install 'optevolve[data]'."
 
@@ -34,18 +38,19 @@ class Images(NamedTuple):
     labels: Tensor
 
 
-def images(name: str, split: str, *, hub: str, image: str, label: str) -> Images:
-    """One split of a data set of images of one size.
+def images(name: str, split: str, *, hub: str, image: str, label: str, size: int | None = None) -> Images:
+    """One split of a data set.
 
     Args:
         name: folder of the data set inside `OPTEVOLVE_DATA`, and what the user calls it.
         split: prefix of its files ("train" finds train-00000-of-00001.parquet) and split on the Hub.
-        hub: its name on the Hugging Face Hub.
+        hub: its name on the Hugging Face Hub; empty if it is not there.
         image, label: names of the columns: encoded images ({bytes, path}) and class numbers.
+        size: edge in pixels to which each image is scaled, what sticks out on the longer side cut off evenly. None: all have one size.
     Raises:
         DataError: if it is neither in the folder nor reachable, or not in the expected layout, or the cache cannot be written.
     """
-    return _images(name, split, hub, image, label, os.environ.get("OPTEVOLVE_DATA", ""), str(cache_folder()))
+    return _images(name, split, hub, image, label, size, os.environ.get("OPTEVOLVE_DATA", ""), str(cache_folder()))
 
 
 def cache_folder() -> Path:
@@ -62,17 +67,25 @@ def cache_folder() -> Path:
 
 
 @lru_cache(maxsize=16)
-def _images(name: str, split: str, hub: str, image: str, label: str, data: str, cache: str) -> Images:
+def _images(name: str, split: str, hub: str, image: str, label: str, size: int | None, data: str, cache: str) -> Images:
     if data:
         files = _find(name, split, Path(data))
         stamp = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    else:
+    elif hub:
         files, stamp = [], [(hub, 0, 0)]
-    key = hashlib.sha256(repr((stamp, split, image, label)).encode()).hexdigest()[:16]
-    target = Path(cache) / f"{name}-{split}-{key}"
+    else:
+        raise DataError(f"{name!r} cannot be fetched. Put {name}.npz into a folder and name it with --data or OPTEVOLVE_DATA.")
+    facts = (stamp, split, image, label) if size is None else (stamp, split, image, label, size)
+    target = Path(cache) / f"{name}-{split}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
     if not target.is_dir():
-        rows = _parquet_rows(files, image, label) if data else _hub_rows(name, split, hub, image, label)
-        _store(target, *_decode(f"{name}/{split}", rows))
+        what = f"{name}/{split}"
+        if files and files[0].suffix == ".npz":
+            decoded = _npz_images(files[0], split)
+        elif files:
+            decoded = _decode(what, _parquet_rows(files, image, label), size)
+        else:
+            decoded = _decode(what, _hub_rows(name, split, hub, image, label), size)
+        _store(target, what, decoded)
     # Copy-on-write: the pages stay shared until written to, and torch wants an array that may be written to.
     pixels = np.load(target / "pixels.npy", mmap_mode="c")
     return Images(torch.from_numpy(pixels), torch.from_numpy(np.load(target / "labels.npy")))
@@ -85,10 +98,30 @@ def _find(name: str, split: str, folder: Path) -> list[Path]:
         for inner in (base, base / "data", base / "plain_text"):
             if files := sorted(inner.glob(f"{split}-*.parquet")):
                 return files
+        if (base / f"{name}.npz").is_file():
+            return [base / f"{name}.npz"]
     raise DataError(
         f"No {split} split of {name!r} in {folder}: expected {folder / name / f'{split}-00000-of-00001.parquet'} (or more such parts). "
         "Put it there, or unset OPTEVOLVE_DATA and leave out --data to fetch it from the Hub."
     )
+
+
+def _npz_images(file: Path, split: str) -> Iterator[tuple[Pixels, int]]:
+    """MedMNIST's layout: {split}_images, uint8 of shape (n, height, width, 3), and {split}_labels, shape (n, 1)."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            found = list(arrays.keys())
+            if missing := {f"{split}_images", f"{split}_labels"} - set(found):
+                raise DataError(f"{file} has no array {', '.join(sorted(missing))}; found {', '.join(found)}. Is this the right data set?")
+            pixels, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"].ravel()
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{file} could not be read: {error}. Copy or download it again.") from error
+    if pixels.dtype != np.uint8 or pixels.shape[3:] != (3,) or len(pixels) != len(labels):
+        raise DataError(
+            f"{file} should hold colour images as uint8 of shape (n, height, width, 3) with n labels; found {pixels.dtype} of shape "
+            f"{pixels.shape} with {len(labels)}."
+        )
+    yield from zip(pixels, map(int, labels), strict=True)
 
 
 def _parquet_rows(files: list[Path], image: str, label: str) -> Iterator[tuple[bytes, int]]:
@@ -138,35 +171,27 @@ def _hub_rows(name: str, split: str, hub: str, image: str, label: str) -> Iterat
         yield _encoded(row[image], hub, image), int(row[label])
 
 
-def _decode(what: str, rows: Iterable[tuple[bytes, int]]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _decode(what: str, rows: Iterable[tuple[bytes, int]], size: int | None) -> Iterator[tuple[Pixels, int]]:
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ModuleNotFoundError as error:
         raise DataError(f"Decoding images needs the package Pillow, which is missing. {_INSTALL}") from error
-    pixels: list[np.ndarray[Any, Any]] = []
-    labels: list[int] = []
     for number, (encoded, label) in enumerate(rows):
         try:
             with Image.open(io.BytesIO(encoded)) as opened:
-                pixels.append(np.asarray(opened.convert("RGB")))
+                image = opened.convert("RGB")
+            yield np.asarray(image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)), label
         except (UnidentifiedImageError, OSError) as error:
             raise DataError(f"Image {number} of {what} could not be decoded: {error}. Copy or download the data again.") from error
-        if pixels[-1].shape != pixels[0].shape:
-            raise DataError(f"Images of {what} should have one size; found {pixels[0].shape[:2]} and, at {number}, {pixels[-1].shape[:2]}.")
-        labels.append(label)
-    if not pixels:
-        raise DataError(f"{what} holds no images. Copy or download the data again.")
-    return np.stack(pixels), np.array(labels, dtype=np.int64)
 
 
-def _store(target: Path, pixels: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> None:
+def _store(target: Path, what: str, rows: Iterable[tuple[Pixels, int]]) -> None:
     """Writes the arrays beside the target and renames: readers see all or nothing, and of two workers that race, one wins."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=target.name + ".", dir=target.parent))
         try:
-            np.save(part / "pixels.npy", pixels)
-            np.save(part / "labels.npy", labels)
+            np.save(part / "labels.npy", _write_pixels(part / "pixels.npy", what, rows))
             if not target.is_dir():
                 part.rename(target)
         except OSError:
@@ -176,3 +201,27 @@ def _store(target: Path, pixels: np.ndarray[Any, Any], labels: np.ndarray[Any, A
             shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         raise DataError(f"Decoded data could not be written to {target}: {error}. Set OPTEVOLVE_CACHE to a folder with room.") from error
+
+
+def _write_pixels(file: Path, what: str, rows: Iterable[tuple[Pixels, int]]) -> npt.NDArray[np.int64]:
+    """Writes images as they come, as one array of shape (n, height, width, 3), and returns their labels: gigabytes need no memory."""
+    labels: list[int] = []
+    shape: tuple[int, ...] = ()
+    with file.open("wb") as opened:
+        for image, label in rows:
+            if not labels:
+                shape = image.shape
+                _write_header(opened, 0, shape)
+            elif image.shape != shape:
+                raise DataError(f"Images of {what} should have one size; found {shape[:2]} and, at {len(labels)}, {image.shape[:2]}.")
+            opened.write(np.ascontiguousarray(image).data)
+            labels.append(label)
+        if not labels:
+            raise DataError(f"{what} holds no images. Copy or download the data again.")
+        opened.seek(0)
+        _write_header(opened, len(labels), shape)  # as long as the first: numpy leaves room for the first axis to grow
+    return np.array(labels, dtype=np.int64)
+
+
+def _write_header(opened: BinaryIO, count: int, shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(opened, {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)})

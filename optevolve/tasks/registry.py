@@ -16,13 +16,18 @@ from optevolve.tasks.base import Task
 from optevolve.tasks.conditions import WRAPPERS
 from optevolve.tasks.spec import Value, convert, nearest, split_spec
 from optevolve.tasks.synthetic import LogregDigits, MlpMoons, Quadratics, Rosenbrock
-from optevolve.tasks.vision import Cifar10ConvNet, Digits
+from optevolve.tasks.vision import Cifar10ConvNet, Cifar10ResNet, Cifar10ViT, Cifar100ConvNet, Digits, EurosatConvNet, PathmnistConvNet
 
 __all__ = ["TASKS", "load"]
 
 TASKS: dict[str, type[Task]] = {
     "digits": Digits,
     "cifar10-convnet": Cifar10ConvNet,
+    "cifar10-resnet": Cifar10ResNet,
+    "cifar10-vit": Cifar10ViT,
+    "cifar100-convnet": Cifar100ConvNet,
+    "eurosat-convnet": EurosatConvNet,
+    "pathmnist-convnet": PathmnistConvNet,
     "quadratics": Quadratics,
     "rosenbrock": Rosenbrock,
     "logreg-digits": LogregDigits,

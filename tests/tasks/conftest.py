@@ -20,16 +20,25 @@ def encoded(level: int, size: int = 32) -> bytes:
 
 @pytest.fixture
 def write_images() -> WriteImages:
-    """Writes one file of grey squares whose labels are their levels modulo 10."""
+    """Writes one file of grey squares whose labels are their levels modulo the number of classes."""
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
 
-    def write(folder: Path, split: str, levels: Iterable[int], part: str = "00000-of-00001", image: str = "img", size: int = 32) -> Path:
+    def write(
+        folder: Path,
+        split: str,
+        levels: Iterable[int],
+        part: str = "00000-of-00001",
+        image: str = "img",
+        label: str = "label",
+        size: int = 32,
+        classes: int = 10,
+    ) -> Path:
         levels = list(levels)
         folder.mkdir(parents=True, exist_ok=True)
         cells = [{"bytes": encoded(level, size), "path": None} for level in levels]
         file = folder / f"{split}-{part}.parquet"
-        parquet.write_table(arrow.table({image: cells, "label": [level % 10 for level in levels]}), file)
+        parquet.write_table(arrow.table({image: cells, label: [level % classes for level in levels]}), file)
         return file
 
     return write

@@ -1,5 +1,6 @@
 """Finding, decoding and caching images, and what is said when that fails."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -44,7 +45,7 @@ def test_decoding_happens_once(tmp_path: Path, write_images: WriteImages, monkey
     grey()
     data._images.cache_clear()
 
-    def never(what: str, rows: Iterable[tuple[bytes, int]]) -> None:
+    def never(what: str, rows: Iterable[tuple[bytes, int]], size: int | None) -> None:
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(data, "_decode", never)
@@ -71,7 +72,7 @@ def test_the_cache_is_mapped_and_writing_to_a_batch_leaves_it_alone(tmp_path: Pa
 def test_of_two_workers_that_race_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "cache" / "grey"
     first, second = np.zeros((2, 1, 1, 3), np.uint8), np.ones((2, 1, 1, 3), np.uint8)
-    data._store(target, first, np.zeros(2, np.int64))
+    data._store(target, "grey", zip(first, [0, 0], strict=True))
     real, asked = Path.is_dir, []
 
     def not_yet(path: Path) -> bool:
@@ -79,7 +80,7 @@ def test_of_two_workers_that_race_one_wins(tmp_path: Path, monkeypatch: pytest.M
         return sum(asked) > 1 and real(path) if path == target else real(path)
 
     monkeypatch.setattr(Path, "is_dir", not_yet)  # the loser looks just before the winner renames
-    data._store(target, second, np.zeros(2, np.int64))
+    data._store(target, "grey", zip(second, [0, 0], strict=True))
     assert sum(asked) == 2
     assert np.array_equal(np.load(target / "pixels.npy"), first)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["grey"]
@@ -108,7 +109,7 @@ def test_broken_files_are_data_errors(tmp_path: Path, write_images: WriteImages)
     write_images(tmp_path, "train", [])
     with pytest.raises(DataError, match="holds no images"):
         grey()
-    assert not (tmp_path / "cache").exists()
+    assert not list((tmp_path / "cache").iterdir())  # nothing half written is left
 
 
 def test_images_of_two_sizes_are_refused(tmp_path: Path, write_images: WriteImages) -> None:
@@ -116,6 +117,49 @@ def test_images_of_two_sizes_are_refused(tmp_path: Path, write_images: WriteImag
     write_images(tmp_path, "train", range(2), part="00001-of-00002", size=9)
     with pytest.raises(DataError, match=r"one size; found \(8, 8\) and, at 2, \(9, 9\)"):
         grey()
+
+
+def test_images_of_many_sizes_are_scaled_and_cropped_to_one(tmp_path: Path) -> None:
+    arrow, parquet, image = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet"), pytest.importorskip("PIL.Image")
+    cells = []
+    for width, height in ((40, 20), (12, 30), (16, 16)):
+        picture = image.new("RGB", (width, height), (10, 20, 30))
+        picture.paste((200, 20, 30), (width // 2, 0, width, height))  # the right half is red
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        cells.append({"bytes": buffer.getvalue(), "path": None})
+    parquet.write_table(arrow.table({"img": cells, "label": [0, 1, 2]}), tmp_path / "train-0.parquet")
+    found = images("grey", "train", hub="", image="img", label="label", size=8)
+    assert found.pixels.shape == (3, 8, 8, 3)
+    assert (found.pixels[..., :3, 0] < 15).all()
+    assert (found.pixels[..., 5:, 0] > 195).all()
+    assert images("grey", "train", hub="", image="img", label="label", size=4).pixels.shape == (3, 4, 4, 3)
+
+
+def test_an_npz_file_is_read_like_parquet_files(tmp_path: Path) -> None:
+    pixels = np.arange(4 * 5 * 5 * 3, dtype=np.uint8).reshape(4, 5, 5, 3)
+    file = tmp_path / "grey.npz"
+    np.savez(file, train_images=pixels, train_labels=np.array([[3], [1], [2], [0]], np.uint8))
+    found = grey()
+    assert np.array_equal(found.pixels.numpy(), pixels)
+    assert found.labels.tolist() == [3, 1, 2, 0]
+    with pytest.raises(DataError, match=r"no array val_images, val_labels; found train_images, train_labels"):
+        grey("val")
+    np.savez(file, train_images=pixels[..., 0], train_labels=np.zeros(4))
+    os.utime(file, (1, 1))
+    data._images.cache_clear()
+    with pytest.raises(DataError, match=r"uint8 of shape \(n, height, width, 3\)"):
+        grey()
+    file.write_bytes(b"PK\x03\x04 and then nothing")
+    data._images.cache_clear()
+    with pytest.raises(DataError, match="could not be read"):
+        grey()
+
+
+def test_a_set_that_is_not_on_the_hub_says_which_file_to_put_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTEVOLVE_DATA", "")
+    with pytest.raises(DataError, match=r"Put pathmnist.npz into a folder and name it with --data or OPTEVOLVE_DATA"):
+        images("pathmnist", "train", hub="", image="image", label="label")
 
 
 def test_a_column_that_holds_no_images_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from optevolve.records import Split
 from optevolve.tasks import load
 from optevolve.tasks.classification import digits_splits
-from optevolve.tasks.vision import ConvNet
+from optevolve.tasks.networks import ConvNet
 
 
 def test_digits_parts_are_disjoint_stratified_and_whole() -> None:
