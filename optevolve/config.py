@@ -11,9 +11,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from annotated_types import Ge, Gt, Interval, Len
 
-__all__ = ["EliminationRound", "Evaluation", "Options", "Protocol", "RunConfig", "Schedule", "Search", "Stage", "Workers"]
+__all__ = ["EliminationRound", "Evaluation", "GrammarTable", "Options", "Protocol", "RunConfig", "Schedule", "Search", "Stage", "Workers"]
 
 Options: TypeAlias = dict[str, bool | int | float | str]
+GrammarTable: TypeAlias = dict[str, Any]
 Count: TypeAlias = Annotated[int, Ge(1)]
 Natural: TypeAlias = Annotated[int, Ge(0)]
 LearningRate: TypeAlias = Annotated[float, Interval(gt=0, le=1e6)]
@@ -194,7 +195,8 @@ class RunConfig:
         task: a name of `optevolve tasks`, or one's own as `module:Name`.
         data: a folder of data sets; empty for the environment variable `OPTEVOLVE_DATA` or the Hub.
         seed: seed of everything random in the run.
-        grammar: the space that rules are drawn from.
+        grammar: the space that rules are drawn from: "paper", "bello2017" or "extended"; or one's own: the path of a TOML file, or a table
+            [grammar] with what such a file holds (see docs/search-space.md). A path is read at once, and the run keeps the table.
         initial: how the initial population is measured.
         evolution: how particles and their children are measured.
         search: size of the search.
@@ -209,7 +211,7 @@ class RunConfig:
     task: str = "cifar10-convnet"
     data: str = ""
     seed: Natural = 0
-    grammar: str = "paper"
+    grammar: str | GrammarTable = "paper"
     initial: Stage = field(default_factory=lambda: Stage({"width": 32}))
     evolution: Stage = field(default_factory=lambda: Stage({"width": 48, "augment": True}, Protocol(full_steps=16000, epoch_steps=400)))
     search: Search = field(default_factory=Search)

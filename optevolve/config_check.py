@@ -37,6 +37,7 @@ def validated(table: dict[str, Any], source: str) -> RunConfig:
     """
     from pydantic import ValidationError
 
+    table = _with_grammar_read(table, source)
     try:
         # By way of JSON, since pydantic's strict mode takes lists for tuples and tables for dataclasses only there.
         config = _adapter().validate_json(json.dumps(_without_none(table, RunConfig), default=str), strict=True)
@@ -44,6 +45,21 @@ def validated(table: dict[str, Any], source: str) -> RunConfig:
         raise ConfigError(_explain(error.errors()[0], source)) from error
     _check(config, source)
     return config
+
+
+def _with_grammar_read(table: dict[str, Any], source: str) -> dict[str, Any]:
+    """The table with what a grammar's file holds in place of its path, so that a run depends on no file beside it."""
+    from optevolve.space.grammar import GRAMMARS, grammar, read_table
+
+    value = table.get("grammar")
+    if not isinstance(value, str | dict):
+        raise ConfigError(f"{source}: grammar: expected a name, the path of a TOML file or a table, got {shown(value)}.")
+    try:
+        found = read_table(value) if isinstance(value, str) and value not in GRAMMARS else value
+        grammar(found)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: grammar: {error}") from error
+    return {**table, "grammar": found}
 
 
 def _without_none(value: Any, owner: Any) -> Any:
@@ -65,7 +81,6 @@ def hints_of(owner: type) -> dict[str, Any]:
 def _check(config: RunConfig, source: str) -> None:
     """What types cannot say: names that must be known, and numbers that depend on each other."""
     from optevolve.search import ALGORITHMS
-    from optevolve.space.grammar import grammar
     from optevolve.zoo import ZOO
 
     names: list[tuple[str, str, list[str]]] = [
@@ -76,10 +91,6 @@ def _check(config: RunConfig, source: str) -> None:
         if value not in known:
             expected = f"one of {', '.join(known)}" if len(known) <= 10 else "a rule of 'optevolve zoo'"
             raise ConfigError(f"{source}: {key}: expected {expected}, got {value!r}.{nearest(value, known)}")
-    try:
-        grammar(config.grammar)
-    except ConfigError as error:
-        raise ConfigError(f"{source}: grammar: {error}") from error
     if config.search.particles > config.search.population:
         raise ConfigError(
             f"{source}: search.particles: expected at most search.population ({config.search.population}), "

@@ -1,8 +1,8 @@
 """Config as text: TOML files, presets and `--set key=value` to `RunConfig`, and back.
 
-A config is text on top of a preset: tables are merged key by key, everything else (lists, rounds of elimination, options of a task) is
-replaced as a whole. Every mistake becomes one `ConfigError` that names the dotted key, what was expected, what was found and the nearest
-known key.
+A config is text on top of a preset: tables are merged key by key, everything else (lists, rounds of elimination, options of a task, a
+grammar) is replaced as a whole. Every mistake becomes one `ConfigError` that names the dotted key, what was expected, what was found and
+the nearest known key.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ __all__ = [
     "PRESETS",
     "apply_settings",
     "assemble",
+    "checked",
     "difference",
     "from_toml",
     "load_config",
@@ -138,6 +139,15 @@ def with_task(config: RunConfig, task: str) -> RunConfig:
     )
 
 
+def checked(config: RunConfig) -> RunConfig:
+    """A config made in Python as it is after being read: in range, and with a grammar's file read.
+
+    Raises:
+        ConfigError: if any of it is unknown or out of range.
+    """
+    return validated(_plain(config), "config")
+
+
 def assemble(
     path: str | Path | None = None,
     *,
@@ -161,7 +171,7 @@ def assemble(
         config = dataclasses.replace(config, seed=seed)
     if data is not None:
         config = dataclasses.replace(config, data=str(data))
-    return apply_settings(validated(_plain(config), "config"), settings)
+    return apply_settings(checked(config), settings)
 
 
 def to_toml(config: RunConfig) -> str:
@@ -172,7 +182,7 @@ def to_toml(config: RunConfig) -> str:
     """
     import tomli_w
 
-    text = tomli_w.dumps(_plain(validated(_plain(config), "config")))  # checked, so that whole numbers stand as floats where floats belong
+    text = tomli_w.dumps(_plain(checked(config)))  # checked, so that whole numbers stand as floats where floats belong
     text = re.sub(r"^(\w+ = )\[\n((?: {4}.*,\n)+)\]$", _on_one_line, text, flags=re.MULTILINE)
     lines: list[str] = []
     explained: set[str] = set()
@@ -212,7 +222,7 @@ def _merge(base: Table, table: Mapping[str, Any]) -> Table:
     merged = dict(base)
     for key, value in table.items():
         both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both_tables and key != "task_options" else value
+        merged[key] = _merge(merged[key], value) if both_tables and key not in {"task_options", "grammar"} else value
     return merged
 
 

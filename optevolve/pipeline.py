@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from optevolve import __version__, surrogate
 from optevolve.compile import export
 from optevolve.config import Options, RunConfig
-from optevolve.config_text import assemble, to_toml
+from optevolve.config_text import assemble, checked, to_toml
 from optevolve.eliminate import Contestant, EliminationSource, contenders
 from optevolve.errors import ConfigError, StudyError
 from optevolve.evaluate import Comparison, EvaluationSource, compare
@@ -109,7 +109,7 @@ def search(
     """
     if not isinstance(config, RunConfig):
         config = assemble(config, preset_name=preset, task=task, seed=seed, data=data, settings=settings)
-    return _run(Path(out), config, workers, progress)
+    return _run(Path(out), checked(config), workers, progress, callbacks, store=store)
 
 
 def resume(out: str | Path, *, workers: int | None = None, progress: Any = None) -> Result:

@@ -13,6 +13,7 @@ from optevolve.config_text import (
     PRESETS,
     apply_settings,
     assemble,
+    checked,
     difference,
     from_toml,
     load_config,
@@ -61,7 +62,7 @@ configs = st.builds(
     task=tasks,
     data=texts,
     seed=st.integers(0, 2**62),
-    grammar=st.just("paper"),
+    grammar=st.sampled_from(["paper", "extended"]) | st.just({"extends": "paper", "name": "own", "p_decay": 0.5, "unary": ["sign(x)"]}),
     initial=stages,
     evolution=stages,
     search=st.builds(
@@ -278,3 +279,24 @@ def test_any_setting_is_taken_or_refused(key: str, value: str) -> None:
     """Nothing but a ConfigError comes out, whatever goes in; keys of random letters are never taken."""
     with pytest.raises(ConfigError):
         apply_settings(preset("quick"), [f"{key}={value}"])
+
+
+def test_a_grammars_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text('extends = "paper"\nname = "mine"\nunary = ["sign(x)"]\n', encoding="utf-8")
+    config = from_toml('grammar = "mine.toml"')
+    assert config.grammar == {"extends": "paper", "name": "mine", "unary": ["sign(x)"]}
+    Path("mine.toml").unlink()
+    assert from_toml(to_toml(config)) == config
+    assert checked(config) == config
+    with pytest.raises(ConfigError, match=r"grammar: Cannot read the grammar 'mine\.toml'"):
+        checked(dataclasses.replace(config, grammar="mine.toml"))
+
+
+def test_a_grammar_may_be_a_table_and_is_replaced_as_a_whole() -> None:
+    base = from_toml('[grammar]\nextends = "paper"\np_decay = 0.5')
+    assert from_toml('[grammar]\nextends = "extended"', base=base).grammar == {"extends": "extended"}
+    assert from_toml('grammar = "bello2017"', base=base).grammar == "bello2017"
+    assert apply_settings(base, ["grammar.p_decay=0.1"]).grammar == {"extends": "paper", "p_decay": 0.1}
+    with pytest.raises(ConfigError, match=r"config: grammar: Unknown key 'p_decy' in a grammar.*Did you mean 'p_decay'"):
+        from_toml('[grammar]\nextends = "paper"\np_decy = 0.5')

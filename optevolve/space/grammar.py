@@ -7,6 +7,7 @@ probabilities.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import lru_cache
@@ -14,18 +15,21 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from optevolve.errors import ConfigError
+from optevolve.errors import ConfigError, ParseError
+from optevolve.space.decays import is_time_only
 from optevolve.space.expression import Node
 from optevolve.space.operands import OPERANDS
 from optevolve.space.operators import BASE_DECAYS, OPERATORS
 from optevolve.space.rule import KINDS
 from optevolve.space.text import parse_expression
 
-__all__ = ["GRAMMARS", "Grammar", "arity_of", "from_toml", "grammar", "paper_grammar", "template"]
+__all__ = ["GRAMMARS", "Grammar", "arity_of", "from_table", "from_toml", "grammar", "paper_grammar", "read_table", "template"]
 
 GRAMMARS = ("paper", "bello2017", "extended")
 HOLES = ("x", "y")
 _PACKAGED = "optevolve.space.grammars"
+_ARITIES = {"operands": 0, "unary": 1, "binary": 2, "base_decays": 0, "decay_unary": 1, "decay_binary": 2}
+_ANY_DECAY = {hole: Node("a1") for hole in HOLES}
 
 
 @lru_cache(maxsize=4096)
@@ -76,29 +80,44 @@ class Grammar:
     p_decay_hidden: float = 0.2
 
     def __post_init__(self) -> None:
-        for what, templates, arity in (
-            ("operand", self.operands, 0),
-            ("unary operator", self.unary, 1),
-            ("binary operator", self.binary, 2),
-            ("base decay", self.base_decays, 0),
-            ("unary decay operator", self.decay_unary, 1),
-            ("binary decay operator", self.decay_binary, 2),
-        ):
-            for text in templates:
-                if arity_of(text) != arity:
-                    raise ConfigError(
-                        f"Expected a template with {arity} of the holes x, y for a {what} of grammar {self.name!r}, got {text!r}. "
-                        "Write operands without holes, unary operators over x, binary ones over x and y."
-                    )
-        for what, least in (("operands", 2), ("unary", 1), ("binary", 1), ("kinds", 1)):
-            if len(getattr(self, what)) < least:
-                raise ConfigError(f"Grammar {self.name!r} needs at least {least} {what}, got {len(getattr(self, what))}. Add some.")
-        if self.base_decays and (len(self.base_decays) < 2 or not self.decay_unary or (not self.decay_binary and self.p_decay_unary < 1)):
-            raise ConfigError(
-                f"Grammar {self.name!r} has base decays, so it needs two of them, decay_unary, and decay_binary or p_decay_unary = 1."
-            )
+        """Refuses what cannot be drawn from, as a `ConfigError`."""
+        for key, arity in _ARITIES.items():
+            for text in getattr(self, key):
+                self._check_template(key, text, arity)
+        for key, least in self._least().items():
+            if len(set(getattr(self, key))) < least:
+                raise ConfigError(f"Expected at least {least} {key} in grammar {self.name!r}, got {len(getattr(self, key))}. Add some.")
         if not set(self.kinds) <= set(KINDS):
             raise ConfigError(f"Expected kinds among {', '.join(KINDS)} in grammar {self.name!r}, got {', '.join(self.kinds)}.")
+        if self.p_operand == 0:
+            raise ConfigError(f"Expected p_operand above 0 in grammar {self.name!r}, got 0: without operands every rule would be a circle.")
+        # A rewired node of two hidden inputs takes a third, and none takes itself.
+        least = 4 if self.p_operand < 1 else 2
+        if self.hidden_nodes < least:
+            raise ConfigError(
+                f"Expected at least {least} hidden_nodes in grammar {self.name!r} with p_operand = {self.p_operand:g}, "
+                f"got {self.hidden_nodes}. Add some, or set p_operand = 1."
+            )
+
+    def _check_template(self, key: str, text: str, arity: int) -> None:
+        try:
+            found = arity_of(text)
+        except ParseError as error:
+            raise ConfigError(f"Grammar {self.name!r}, {key}: {error}") from error
+        if found != arity:
+            raise ConfigError(
+                f"Expected a template with {arity} of the holes x, y among {key} of grammar {self.name!r}, got {text!r}. "
+                "Write operands without holes, unary operators over x, binary ones over x and y."
+            )
+        if "decay" in key and not is_time_only(template(text).substitute(_ANY_DECAY)):
+            raise ConfigError(f"Expected a function of the step alone among {key} of grammar {self.name!r}, got {text!r}. Use a1 … a14.")
+
+    def _least(self) -> dict[str, int]:
+        """How many different entries a list needs so that a mutation finds another: a rewired binary node has two inputs already."""
+        least = {"operands": 3, "unary": 1, "binary": 1, "kinds": 1}
+        if self.base_decays:
+            least |= {"base_decays": 3 if self.decay_binary else 2, "decay_unary": 1, "decay_binary": int(self.p_decay_unary < 1)}
+        return least
 
     def operators(self, arity: int) -> tuple[str, ...]:
         """Templates of the given arity for update equations."""
@@ -123,39 +142,64 @@ def paper_grammar() -> Grammar:
     )
 
 
-def grammar(name: str | Path) -> Grammar:
-    """The grammar of that name, or in that TOML file.
+def grammar(source: str | Path | Mapping[str, Any]) -> Grammar:
+    """The grammar of that name, in that TOML file, or of that table.
 
     Args:
-        name: one of `GRAMMARS`, or the path of a file that ends in .toml; see `from_toml`.
+        source: one of `GRAMMARS`; the path of a file that ends in .toml; or what such a file holds, see `from_table`.
     Raises:
-        ConfigError: if there is no such grammar, or the file is none.
+        ConfigError: if there is no such grammar, or it is none.
     """
-    if name in GRAMMARS:
-        return paper_grammar() if name == "paper" else from_toml(resources.files(_PACKAGED).joinpath(f"{name}.toml").read_text("utf-8"))
-    if not str(name).endswith(".toml"):
-        near = get_close_matches(str(name), GRAMMARS, 1)
+    if isinstance(source, Mapping):
+        return from_table(source)
+    if source in GRAMMARS:
+        return paper_grammar() if source == "paper" else from_toml(resources.files(_PACKAGED).joinpath(f"{source}.toml").read_text("utf-8"))
+    return from_table(read_table(source))
+
+
+def read_table(path: str | Path) -> dict[str, Any]:
+    """The table in a TOML file that describes a grammar, not yet checked.
+
+    Raises:
+        ConfigError: if the name does not end in .toml, or the file cannot be read or is no TOML.
+    """
+    if not str(path).endswith(".toml"):
+        near = get_close_matches(str(path), GRAMMARS, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"Unknown grammar {str(name)!r}. Expected one of {', '.join(GRAMMARS)} or a path that ends in .toml.{hint}")
+        raise ConfigError(f"Unknown grammar {str(path)!r}. Expected one of {', '.join(GRAMMARS)} or a path that ends in .toml.{hint}")
     try:
-        text = Path(name).read_text("utf-8")
+        return _table(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Cannot read the grammar {str(name)!r}: {error}. Expected a TOML file of templates.") from error
-    return from_toml(text)
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"Cannot read the grammar {str(path)!r}: {reason}. Expected a TOML file of templates.") from error
+
+
+def _table(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"Expected a grammar in TOML, got text that is none: {error}.") from error
 
 
 def from_toml(text: str) -> Grammar:
-    """A grammar as a TOML table: the fields of `Grammar`, lists of templates in native notation. With `extends`, the lists are added to
-    those of the named grammar and the other fields replace its own.
+    """The grammar that a TOML text describes; see `from_table`."""
+    return from_table(_table(text))
+
+
+def from_table(table: Mapping[str, Any]) -> Grammar:
+    """A grammar from the fields of `Grammar`, lists of templates in native notation. With `extends`, one of `GRAMMARS`, these lists are
+    added to those of that grammar and the other fields replace its own.
 
     Raises:
-        ConfigError: if the text is no TOML, or a field is unknown, missing or of the wrong type, or a template does not parse.
+        ConfigError: if a field is unknown, missing or of the wrong type, or a template does not parse.
     """
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"Expected a grammar in TOML, got text that is none: {error}.") from error
-    base = grammar(str(table.pop("extends"))) if "extends" in table else None
+    table = dict(table)
+    base = None
+    if "extends" in table:
+        name = table.pop("extends")
+        if name not in GRAMMARS:
+            raise ConfigError(f"Expected one of {', '.join(GRAMMARS)} for 'extends' of a grammar, got {name!r}.")
+        base = grammar(name)
     values: dict[str, Any] = {field.name: getattr(base, field.name) for field in fields(Grammar)} if base else {}
     known = {field.name: field for field in fields(Grammar)}
     for key, value in table.items():
@@ -165,13 +209,11 @@ def from_toml(text: str) -> Grammar:
                 f"Unknown key {key!r} in a grammar. Expected one of {', '.join(known)}." + (f" Did you mean {near[0]!r}?" if near else "")
             )
         values[key] = _checked(key, value, str(known[key].type))
-        if base and isinstance(value, list):
+        if base and key in _ARITIES:
             values[key] = tuple(dict.fromkeys((*getattr(base, key), *values[key])))
-    try:
-        return Grammar(**values)
-    except TypeError as error:
-        missing = [key for key in ("name", "operands", "unary", "binary") if key not in values]
-        raise ConfigError(f'A grammar needs {", ".join(missing)}: add them, or extend another with: extends = "paper".') from error
+    if missing := [key for key in ("name", "operands", "unary", "binary") if key not in values]:
+        raise ConfigError(f'A grammar needs {", ".join(missing)}: add them, or extend another with: extends = "paper".')
+    return Grammar(**values)
 
 
 def _checked(key: str, value: Any, wanted: str) -> Any:

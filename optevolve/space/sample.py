@@ -7,12 +7,15 @@ from typing import TypeVar
 
 import numpy as np
 
+from optevolve.errors import ConfigError
 from optevolve.space.genome import HIDDEN, DecayGenome, DecaySlot, Genome, Input, Slot
 from optevolve.space.grammar import Grammar
 
 __all__ = ["choose", "sample_decay", "sample_genome"]
 
 T = TypeVar("T")
+
+MAX_DRAWS = 20_000
 
 
 def choose(rng: np.random.Generator, items: Sequence[T], *, but: Sequence[object] = ()) -> T:
@@ -23,8 +26,12 @@ def choose(rng: np.random.Generator, items: Sequence[T], *, but: Sequence[object
 
 
 def sample_decay(rng: np.random.Generator, grammar: Grammar) -> DecayGenome:
-    """A valid random decay: invalid ones are drawn again."""
-    while True:
+    """A valid random decay: invalid ones are drawn again.
+
+    Raises:
+        ConfigError: if `MAX_DRAWS` in a row are invalid.
+    """
+    for _ in range(MAX_DRAWS):
         hidden = _decay_slot(rng, grammar, grammar.base_decays)
         if rng.random() < grammar.p_decay_hidden:
             root = _decay_root_with_hidden(rng, grammar)
@@ -33,6 +40,10 @@ def sample_decay(rng: np.random.Generator, grammar: Grammar) -> DecayGenome:
         decay = DecayGenome(hidden, root)
         if decay.is_valid:
             return decay
+    raise ConfigError(
+        f"Expected a decay with values in [0, 1] among {MAX_DRAWS} drawn from grammar {grammar.name!r}, got none. "
+        "Give the grammar other base decays or operators."
+    )
 
 
 def _decay_arity(rng: np.random.Generator, grammar: Grammar) -> int:
@@ -69,19 +80,26 @@ def draw_hidden(rng: np.random.Generator, grammar: Grammar, number: int, but: Se
 def draw_operator(rng: np.random.Generator, grammar: Grammar, arity: int, but: str = "") -> str:
     """An operator's template: among the unary ones the identity has its own probability."""
     if arity == 1 and grammar.identity in grammar.unary:
-        if rng.random() < grammar.p_identity and but != grammar.identity:
-            return grammar.identity
-        return choose(rng, grammar.unary, but=(grammar.identity, but))
+        others = [text for text in grammar.unary if text not in (grammar.identity, but)]
+        drawn = rng.random() < grammar.p_identity
+        return grammar.identity if but != grammar.identity and (drawn or not others) else choose(rng, others)
     return choose(rng, grammar.operators(arity), but=(but,))
 
 
 def sample_genome(rng: np.random.Generator, grammar: Grammar) -> Genome:
-    """A random genome whose active graph is acyclic: cyclic ones are drawn again."""
-    while True:
+    """A random genome whose active graph is acyclic: cyclic ones are drawn again.
+
+    Raises:
+        ConfigError: if `MAX_DRAWS` in a row are cyclic.
+    """
+    for _ in range(MAX_DRAWS):
         slots = tuple(_sample_slot(rng, grammar, number) for number in range(grammar.hidden_nodes + 1))
         genome = Genome(slots, choose(rng, grammar.kinds))
         if genome.active is not None:
             return genome
+    raise ConfigError(
+        f"Expected a rule without a circle among {MAX_DRAWS} drawn from grammar {grammar.name!r}, got none. Raise its p_operand."
+    )
 
 
 def _sample_slot(rng: np.random.Generator, grammar: Grammar, number: int) -> Slot:

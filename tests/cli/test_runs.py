@@ -149,3 +149,17 @@ def test_places_where_no_run_can_be(run: Command, tmp_path: Path) -> None:
     assert "Error: " in run("search", *TINY, f"--out={file}", code=2)[1]
     assert "Error: " in run("search", *TINY, f"--out={file / 'run'}", code=2)[1]
     assert file.read_text(encoding="utf-8") == "mine"
+
+
+def test_a_run_keeps_the_grammar_of_its_file(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text('extends = "extended"\nname = "mine"\nkinds = ["momentum"]\nunary = ["0.5 * x"]\n', encoding="utf-8")
+    short = ["--set=elimination=[]", 'evaluation.baselines=["adam"]', "--set=evaluation.seeds=1", "--set=grammar=mine.toml", "--out=tiny"]
+    command = ["search", *TINY, *short[:1], f"--set={short[1]}", *short[2:]]
+    run(*command)
+    assert {row["rule"].lstrip("-").partition(":")[0] for row in run.json("top", "tiny")} == {"momentum"}
+    assert "finished already" in run(*command)[0]
+    Path("mine.toml").write_text('extends = "paper"\n', encoding="utf-8")
+    assert "grammar" in run(*command, code=2)[1]
+    Path("mine.toml").unlink()
+    assert run.json("resume", "tiny")["best"]

@@ -1,8 +1,10 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from optevolve.space import OPERANDS, OPERATORS, Operator, register_operator
+from optevolve.space.grammar import from_toml
 from optevolve.space.operators import BASE_DECAYS
 from optevolve.space.tables import TABLES, fill_page, main
 
@@ -45,3 +47,9 @@ def test_a_new_row_appears_and_the_page_notices(tmp_path: Path) -> None:
 def test_an_unknown_table_is_an_error() -> None:
     with pytest.raises(ValueError, match="Expected one of the tables"):
         fill_page("<!-- table nope -->\n<!-- end -->")
+
+
+def test_the_grammar_on_the_page_is_one() -> None:
+    text = re.search(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert text
+    assert "x * tanh(y)" in from_toml(text[1]).binary
