@@ -109,7 +109,7 @@ def search(
     """
     if not isinstance(config, RunConfig):
         config = assemble(config, preset_name=preset, task=task, seed=seed, data=data, settings=settings)
-    return _run(Path(out), checked(config), workers, progress, callbacks, store=store)
+    return _run(Path(out), checked(config), workers, progress)
 
 
 def resume(out: str | Path, *, workers: int | None = None, progress: Any = None) -> Result:
