@@ -82,6 +82,7 @@ class RuleOptimizer(Optimizer):
             "foreach": foreach, "fused": fused, "flat": flat, "capturable": capturable, "differentiable": differentiable,
         }  # fmt: skip
         self._forget()
+        self._check(defaults)
         super().__init__(params, defaults)
 
     def _forget(self) -> None:
@@ -101,7 +102,7 @@ class RuleOptimizer(Optimizer):
             raise ValueError(f"Expected lr, since no learning rate is recommended for {name}, got None.")
         if isinstance(lr, Tensor):
             if lr.numel() != 1:
-                raise ValueError(f"Expected lr of one element, got a tensor of shape {tuple(lr.shape)}.")
+                raise ValueError(f"Tensor lr must be 1-element. Expected a number or one element, got shape {tuple(lr.shape)}.")
             if group["foreach"] and not group["capturable"]:
                 raise ValueError("Expected a number as lr, got a tensor with foreach=True. Set capturable=True or foreach=False.")
         elif not (lr >= 0 and math.isfinite(lr)):

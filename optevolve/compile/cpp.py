@@ -214,9 +214,11 @@ static inline V sign(const V& x) {
 // torch's vector erf is accurate to an absolute 1e-7; near 0, where that is nothing left of it, its series.
 static inline V error_function(const V& x) {
   const V y = x * x;
-  V series(1.0f / 9360.0f);
-  for (const float k : {-1.0f / 1320.0f, 1.0f / 216.0f, -1.0f / 42.0f, 0.1f, -1.0f / 3.0f, 1.0f}) series = series * y + V(k);
-  return V::blendv(x.erf(), V(1.12837917f) * x * series, y < V(0.25f));
+  V series(-1.0f / 6894720.0f);
+  for (const float k : {1.0f / 685440.0f, -1.0f / 75600.0f, 1.0f / 9360.0f, -1.0f / 1320.0f, 1.0f / 216.0f, -1.0f / 42.0f, 0.1f,
+                        -1.0f / 3.0f, 1.0f})
+    series = series * y + V(k);
+  return V::blendv(x.erf(), V(1.12837917f) * x * series, y < V(1.0f));
 }
 
 static inline V sigmoid(const V& x) { return V(1.0f) / (V(1.0f) + x.neg().exp()); }

@@ -61,8 +61,8 @@ def trained(rule: UpdateRule, **options) -> np.ndarray:
 
 
 def assert_agree(rule: UpdateRule, got: np.ndarray) -> None:
-    """Weights agree at every step within 2e-5 (absolute, and relative to the largest weight), or 20 times what rounding to float32 has done to
-    the reference until then, for rules that amplify it. Where the float32 reference has overflowed nothing is compared."""
+    """Weights agree at every step within 2e-5 (absolute, and relative to the largest weight), or 20 times what rounding to float32 has
+    done to the reference until then, for rules that amplify it. Where the float32 reference has overflowed nothing is compared."""
     with np.errstate(all="ignore"):
         expected, exact = reference(rule), reference(rule, np.float64)
         axes = tuple(range(1, expected.ndim))

@@ -83,7 +83,11 @@ def check_copies(cls, **options) -> None:
     params = parameters()
     optimizer = cls(params, lr=0.01, total_steps=TOTAL, **options)
     run(optimizer, params, 0, 3)
-    resumed = [resume_from_file(cls, params, optimizer), copy.deepcopy((params, optimizer)), pickle.loads(pickle.dumps((params, optimizer)))]
+    resumed = [
+        resume_from_file(cls, params, optimizer),
+        copy.deepcopy((params, optimizer)),
+        pickle.loads(pickle.dumps((params, optimizer))),
+    ]
     run(optimizer, params, 3, 6)
     for other_params, other in resumed:
         run(other, other_params, 3, 6)

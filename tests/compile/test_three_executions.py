@@ -1,4 +1,4 @@
-"""Numpy reference, eager torch and fused kernel of one rule agree over 100 steps, 40 of them past the end; also flat, foreach and capturable.
+"""Numpy reference, eager torch and fused kernel of one rule agree over 100 steps, 40 of them past the end; so do the other ways to run.
 
 `OPTEVOLVE_LONG_TESTS=1` runs all 500 random rules through the kernel, in about three minutes.
 """
@@ -62,5 +62,4 @@ def test_random_rules_fused(fused_together, start: int) -> None:
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: next(iter(way)))
 def test_other_ways_to_run(way: dict) -> None:
     for rule in [ZOO[name].rule for name in ZOO_NAMES] + RANDOM[:20]:
-
         assert_agree(rule, trained(rule, **way))

@@ -1,0 +1,202 @@
+"""The compiled kernel: element types, layouts, accuracy, threads, its cache on disk, and what happens without a compiler."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy import special
+
+from optevolve.compile import build, class_of, contract
+from optevolve.compile.cpp import translate
+from optevolve.compile.kernel import fused_step
+from optevolve.space import parse
+from tests.compile.agreement import advance_text
+
+RULE = "clip_norm(v_hat + dropout(g, 0.3)) + 0.01 * noise + normalize(g) * sigmoid(w)"
+
+
+@pytest.fixture(autouse=True)
+def quick_compiler(monkeypatch):
+    monkeypatch.setenv("CXXFLAGS", "-O1")
+
+
+def kernels_used(monkeypatch) -> list:
+    """Every kernel that an optimizer asks for from now on."""
+    used = []
+
+    def spy(*args):
+        used.append(fused_step(*args))
+        return used[-1]
+
+    monkeypatch.setattr(contract, "fused_step", spy)
+    return used
+
+
+def pair(rule: str, make, steps: int = 3, **options) -> tuple[list, list]:
+    """Parameters after some steps, fused and not, and nothing else different."""
+    runs = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        params = make()
+        optimizer = build(rule, params, 0.01, 50, fused=fused, **options)
+        for _ in range(steps):
+            for p in params:
+                p.grad = torch.randn(p.shape).to(p.dtype)
+                if p.stride() != p.grad.stride():
+                    p.grad = p.grad.t().contiguous().t()
+            optimizer.step()
+        runs.append([p.detach() for p in params])
+    return runs[0], runs[1]
+
+
+def test_many_tensors_of_all_sizes(monkeypatch) -> None:
+    used = kernels_used(monkeypatch)
+    sizes = [(), (1,), (15,), (16,), (17, 3), (0,), (40_000,), (16_384,), (3, 5, 7)]
+    fused, plain = pair(RULE, lambda: [torch.nn.Parameter(torch.randn(size)) for size in sizes], weight_decay=0.1)
+    torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
+    assert used[0] is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(monkeypatch, dtype) -> None:
+    used = kernels_used(monkeypatch)
+    fused, plain = pair("v_hat / (sqrt(s_hat) + 1e-8)", lambda: [torch.nn.Parameter(torch.randn(37, 5).to(dtype))])
+    torch.testing.assert_close(fused, plain, rtol=0.01, atol=1e-3)
+    assert used[0] is not None
+
+
+def test_what_a_kernel_cannot_take_runs_beside_it() -> None:
+    def make():
+        return [
+            torch.nn.Parameter(torch.randn(5)),
+            torch.nn.Parameter(torch.randn(4, 3).t()),
+            torch.nn.Parameter(torch.randn(3, dtype=torch.float64)),
+            torch.nn.Parameter(torch.randn(9)),
+        ]
+
+    fused, plain = pair("clip_norm(v_hat) + 1e-3 * w", make)
+    torch.testing.assert_close(fused, plain)
+
+
+def test_maximize() -> None:
+    fused, plain = pair("nesterov: s_hat * g", lambda: [torch.nn.Parameter(torch.randn(50))], maximize=True)
+    torch.testing.assert_close(fused, plain)
+
+
+def test_large_models_are_fused_unasked_and_small_ones_not(monkeypatch) -> None:
+    used = kernels_used(monkeypatch)
+    for size, expected in ((100, 0), (2**20, 1)):
+        w = torch.nn.Parameter(torch.zeros(size))
+        w.grad = torch.ones(size)
+        build("v_hat", [w], 0.1).step()
+        assert len(used) == expected
+
+
+def function_of(rule: str, x: np.ndarray) -> np.ndarray:
+    """The kernel of a rule of the gradient alone, as a function."""
+    cls = class_of(parse(rule))
+    kernel = fused_step(cls.advance, 0, (), torch.float32, torch.float32, False)
+    w, g = torch.zeros(x.size), torch.from_numpy(x.astype(np.float32))
+    kernel([[w, g]], (-1.0, 1.0, 0.0), [[]])
+    return w.numpy()
+
+
+@pytest.mark.parametrize(("name", "exact", "units"), [("bessel_i1e", special.i1e, 2), ("erf", special.erf, 4), ("erfc", special.erfc, 4),
+                                                      ("tanh", np.tanh, 4), ("arcsinh", np.arcsinh, 4)])  # fmt: skip
+def test_accuracy_in_units_in_the_last_place(name: str, exact, units: int) -> None:
+    rng = np.random.default_rng(0)
+    x = np.concatenate([np.linspace(-9, 9, 100_001), rng.normal(size=100_000) * 10 ** rng.uniform(-6, 1, 100_000), [0.0, 8.0, 1e-30]])
+    x = x[np.abs(x) < 9].astype(np.float32)
+    expected = exact(x.astype(np.float64))
+    spacing = np.spacing(np.abs(expected).astype(np.float32)).astype(np.float64)
+    assert np.max(np.abs(function_of(f"{name}(g)", x) - expected) / spacing) <= units
+
+
+def test_bessel_at_the_ends() -> None:
+    x = np.array([np.inf, -np.inf, 1e30, 20.0, -20.0, np.nan], dtype=np.float32)
+    np.testing.assert_allclose(function_of("bessel_i1e(g)", x), special.i1e(x), rtol=2e-7)
+
+
+def test_rules_that_differ_in_a_number_are_one_kernel() -> None:
+    texts = set()
+    for rule in ("clip(ema(g, 0.9), 2 * sqrt(s))", "clip(ema(g, 0.5), 3 * sqrt(moment(g ** 2, 0.7)))"):
+        cls = class_of(parse(rule))
+        texts.add(translate(advance_text(cls), len(cls.STATES), cls.DRAWS).text)
+    assert len(texts) == 1
+
+
+def test_threads_do_not_change_the_result() -> None:
+    results, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            fused, _ = pair("clip_norm(g) + dropout(v_hat)", lambda: [torch.nn.Parameter(torch.randn(150_000))], steps=2)
+            results.append(fused)
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+
+
+SCRIPT = """
+import sys, torch, warnings
+warnings.simplefilter("always")
+from optevolve.compile import build
+for rule in ("v_hat * 3", "s_hat * g"):
+    w = torch.nn.Parameter(torch.ones(5))
+    w.grad = torch.ones(5)
+    build(rule, [w], 0.1, fused=True).step()
+    print(w.detach().sum().item())
+"""
+
+
+def in_new_process(cache, compiler: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "RULE_KERNEL_CACHE": str(cache), "CXX": compiler, "PATH": ""}
+    return subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True, timeout=120)
+
+
+def test_kernels_are_found_by_other_processes(tmp_path) -> None:
+    """A process that has no compiler finds what one that has left behind."""
+    import shutil
+
+    compiler = shutil.which("g++") or shutil.which("c++")
+    environment = {**os.environ, "RULE_KERNEL_CACHE": str(tmp_path)}
+    assert compiler
+    first = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True, timeout=120)
+    made = sorted(path.name for path in tmp_path.iterdir())
+    assert len(made) == 2
+    assert "cannot be compiled" not in first.stderr
+    second = in_new_process(tmp_path, "/nonexistent/compiler")
+    assert "cannot be compiled" not in second.stderr
+    assert second.stdout == first.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == made
+
+
+def test_without_a_compiler_it_runs_all_the_same_and_says_so_once(tmp_path) -> None:
+    done = in_new_process(tmp_path, "/nonexistent/compiler")
+    assert done.stderr.count("UserWarning: The fused step cannot be compiled") == 1
+    assert "no C++ compiler was found" in done.stderr
+    assert [float(line) for line in done.stdout.split()] == pytest.approx([3.5, 4.5])
+
+
+def test_a_compiler_that_fails_is_reported(tmp_path) -> None:
+    done = in_new_process(tmp_path, "/bin/false")
+    assert done.stderr.count("UserWarning: The fused step cannot be compiled") == 1
+    assert "/bin/false failed" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_is_parameters_gradients_and_states() -> None:
+    """A step allocates the rule's buffers and nothing else."""
+    size = 2**20
+    w = torch.nn.Parameter(torch.zeros(size))
+    w.grad = torch.ones(size)
+    optimizer = build("v_hat / (sqrt(s_hat) + 1e-8)", [w], 0.1, fused=True)
+    with torch.profiler.profile(profile_memory=True) as profile, warnings.catch_warnings():
+        optimizer.step()
+        optimizer.step()
+    allocated = sum(event.self_cpu_memory_usage for event in profile.key_averages() if event.self_cpu_memory_usage > 0)
+    assert allocated <= 2 * 4 * size * 1.01

@@ -1,0 +1,125 @@
+"""The zoo's classes, their agreement with torch's own optimizers, and the schedules."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from optevolve import optim
+from optevolve.compile.schedulers import WarmupCosine
+from optevolve.schedule import schedule_values
+from optevolve.space.decays import values_of
+from optevolve.zoo import SCHEDULES, ZOO
+
+TWINS = {
+    "SGD": (lambda p: torch.optim.SGD(p, 0.01), {}),
+    "Momentum": (lambda p: torch.optim.SGD(p, 0.01, momentum=0.9), {}),
+    "Nesterov": (lambda p: torch.optim.SGD(p, 0.01, momentum=0.9, nesterov=True), {}),
+    "Adam": (lambda p: torch.optim.Adam(p, 0.01), {}),
+    "AdamW": (lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.01), {}),
+    "RMSprop": (lambda p: torch.optim.RMSprop(p, 0.01), {}),
+    "Adam with decoupled weight decay": (lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1), {"weight_decay": 0.1}),
+}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", TWINS)
+def test_classic_rules_match_torch(name: str, fused: bool) -> None:
+    make, options = TWINS[name]
+    torch.manual_seed(0)
+    start, gradients = torch.randn(8, 3), torch.randn(100, 8, 3)
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    optimizer = getattr(optim, name.split()[0])([ours], lr=0.01, fused=fused, **options)
+    twin = make([theirs])
+    for g in gradients:
+        ours.grad = theirs.grad = g
+        optimizer.step()
+        twin.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-6)
+
+
+def test_every_rule_of_the_zoo_has_a_class() -> None:
+    for key, row in ZOO.items():
+        cls = getattr(optim, optim.class_name(key))
+        assert str(row.rule).split(":")[-1].strip().replace(" ", "") in cls.__doc__.replace(" ", "").replace("\n", "")
+        assert row.summary[1:] in cls.__doc__
+        assert cls.__name__ in dir(optim)
+        assert row.learning_rate == cls.LEARNING_RATE
+    assert {"Opt1", "Opt10", "A1", "A5", "PowerSign", "AddSign", "QHM", "Lion"} <= set(optim.__all__)
+
+
+def test_classes_pickle_by_name() -> None:
+    assert pickle.loads(pickle.dumps(optim.Opt6)) is optim.Opt6
+    assert pickle.loads(pickle.dumps(optim.L3)) is optim.L3
+
+
+def test_recommended_learning_rate_is_the_default() -> None:
+    assert optim.Lion([torch.nn.Parameter(torch.ones(1))]).param_groups[0]["lr"] == 1e-4
+    with pytest.raises(ValueError, match="no learning rate is recommended"):
+        optim.SGD([torch.nn.Parameter(torch.ones(1))])
+
+
+def test_unknown_class_is_refused() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Opt99'"):
+        _ = optim.Opt99
+
+
+def scheduled(cls, steps: int, *args, optimizer=None, **options) -> tuple[list[float], list[float]]:
+    optimizer = optimizer or torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5, momentum=0.9)
+    scheduler = cls(optimizer, *args, **options)
+    rates, momenta = [], []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        momenta.append(optimizer.param_groups[0].get("momentum"))
+        optimizer.step()
+        scheduler.step()
+    return rates, momenta
+
+
+@pytest.mark.parametrize(("total", "warmup", "hold"), [(100, 10, 5), (35, 6, 0), (10, 0, 10), (7, 7, 0), (5, 0, 0), (1, 0, 0)])
+def test_warmup_cosine_is_the_projects_schedule(total: int, warmup: int, hold: int) -> None:
+    rates, momenta = scheduled(WarmupCosine, total, total, warmup, hold, momentum=(0.95, 0.85))
+    expected = schedule_values(0.5, total, warmup, hold)
+    np.testing.assert_allclose(rates, expected[0], atol=1e-12)
+    np.testing.assert_allclose(momenta, expected[1], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_evolved_schedules(name: str) -> None:
+    total, warmup = 50, 5
+    rates, _ = scheduled(getattr(optim, name), total + 3, total, warmup)
+    expected = schedule_values(0.5, total, warmup)[0] * values_of(SCHEDULES[name], total)
+    assert rates[0] == 1e-7
+    np.testing.assert_allclose(rates[1:total], expected[1:], rtol=1e-9)
+    assert rates[total:] == rates[total - 1 : total] * 3
+    assert np.all(np.isfinite(rates))
+
+
+def test_schedules_work_on_adam_and_resume() -> None:
+    def make():
+        optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(1))], lr=0.5)
+        return optimizer, optim.L1(optimizer, 20, 3, momentum=(0.95, 0.85))
+
+    optimizer, scheduler = make()
+    for _ in range(7):
+        optimizer.step()
+        scheduler.step()
+    assert 0.85 < optimizer.param_groups[0]["betas"][0] < 0.95
+    again, resumed = make()
+    again.load_state_dict(optimizer.state_dict())
+    resumed.load_state_dict(scheduler.state_dict())
+    for pair in ((optimizer, scheduler), (again, resumed)):
+        pair[0].step()
+        pair[1].step()
+    assert again.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+    assert again.param_groups[0]["betas"] == optimizer.param_groups[0]["betas"]
+
+
+def test_schedules_that_do_not_fit_are_refused() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5)
+    with pytest.raises(ValueError, match="warmup \\+ hold within total_steps"):
+        WarmupCosine(optimizer, 10, 8, 3)
+    adagrad = torch.optim.Adagrad([torch.nn.Parameter(torch.ones(1))], lr=0.5)
+    with pytest.raises(ValueError, match="momentum or betas"):
+        WarmupCosine(adagrad, 10, 2, momentum=(0.95, 0.85))
