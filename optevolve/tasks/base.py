@@ -24,7 +24,8 @@ class NumberedBatch(Batch):
     """A batch that says which examples it holds, so that a wrapper treats an example alike in every pass, however it is augmented.
 
     Attributes:
-        numbers: of the examples, unique within the split, int64 of shape (batch,); None where they are not known.
+        numbers: of the examples, unique within the split, int64 of shape (batch,), or of y's shape where every target is an example, as in
+            language models; None where they are not known.
     """
 
     numbers: Tensor | None = None

@@ -103,11 +103,13 @@ class LabelNoise(Wrapper):
             classes = self.count_classes()
             if classes < 2:
                 raise TaskError(f"Wrapper {self.name!r} needs targets of two classes or more; {type(self.task).__name__} has {classes}.")
-            positions = np.arange(batch.y[0].numel(), dtype=np.uint64)
-            keys = mixed(example_keys(batch)[:, None] + positions * np.uint64(0x9E3779B97F4A7C15)).ravel()
+            keys = example_keys(batch)
+            if keys.shape != batch.y.shape:  # one number for an example of several targets
+                positions = np.arange(batch.y[0].numel(), dtype=np.uint64)
+                keys = mixed(keys[:, None] + positions * np.uint64(0x9E3779B97F4A7C15)).reshape(batch.y.shape)
             shift = 1 + (uniform(keys, 1) * (classes - 1)).astype(np.int64)
             wrong = np.where(uniform(keys, 0) < self.value, shift, 0)
-            moved = (batch.y + torch.from_numpy(wrong).view(batch.y.shape).to(batch.y)) % classes
+            moved = (batch.y + torch.from_numpy(wrong).to(batch.y)) % classes
             y = torch.where(batch.y < 0, batch.y, moved)  # a negative target is one to be ignored, by torch's custom
             yield NumberedBatch.of(batch.x, y, numbers_of(batch))
 

@@ -13,7 +13,7 @@ __all__ = ["example_keys", "mixed", "numbers_of", "picked", "regrouped", "unifor
 
 
 def numbers_of(batch: Batch) -> Tensor | None:
-    """Numbers of the examples, shape (batch,), or None where the task does not give them."""
+    """Numbers of the examples, or None where the task does not give them."""
     return batch.numbers if isinstance(batch, NumberedBatch) else None
 
 
@@ -54,7 +54,7 @@ def _part(batch: Batch, first: int, last: int) -> Batch:
 
 
 def example_keys(batch: Batch) -> npt.NDArray[np.uint64]:
-    """A number for each example, shape (batch,): a hash of its number, or of its input's bytes."""
+    """A hash of each example's number, of the same shape, or of its input's bytes, shape (batch,)."""
     numbers = numbers_of(batch)
     if numbers is not None:
         return mixed(numbers.cpu().numpy().astype(np.uint64))

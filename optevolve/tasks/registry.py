@@ -14,6 +14,7 @@ from dataclasses import MISSING, fields, replace
 from optevolve.errors import OptevolveError, TaskError
 from optevolve.tasks.base import Task
 from optevolve.tasks.conditions import WRAPPERS
+from optevolve.tasks.language import PtbLstm, TextGpt
 from optevolve.tasks.spec import Value, convert, nearest, split_spec
 from optevolve.tasks.synthetic import LogregDigits, MlpMoons, Quadratics, Rosenbrock
 from optevolve.tasks.vision import Cifar10ConvNet, Cifar10ResNet, Cifar10ViT, Cifar100ConvNet, Digits, EurosatConvNet, PathmnistConvNet
@@ -28,6 +29,8 @@ TASKS: dict[str, type[Task]] = {
     "cifar100-convnet": Cifar100ConvNet,
     "eurosat-convnet": EurosatConvNet,
     "pathmnist-convnet": PathmnistConvNet,
+    "ptb-lstm": PtbLstm,
+    "text-gpt": TextGpt,
     "quadratics": Quadratics,
     "rosenbrock": Rosenbrock,
     "logreg-digits": LogregDigits,
