@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from optevolve import __version__, surrogate
 from optevolve.compile import export
@@ -21,10 +21,11 @@ from optevolve.progress import Listener
 from optevolve.records import Job, Measurement, Outcome
 from optevolve.report import leaderboard as ranked
 from optevolve.report import write_report
-from optevolve.run.driver import Ask, Happening, Source, drive
+from optevolve.run.driver import Ask, Happening
 from optevolve.run.folder import open_run, read_run
-from optevolve.run.local import LocalRunner
+from optevolve.run.session import Session, session
 from optevolve.run.store import Study
+from optevolve.run.watch import Callback
 from optevolve.search import ALGORITHMS, Sameness
 from optevolve.space import UpdateRule, parse
 from optevolve.space.grammar import grammar
@@ -93,6 +94,8 @@ def search(
     settings: Sequence[str] = (),
     workers: int | None = None,
     progress: Any = None,
+    store: str = "",
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Runs the whole method, or goes on with it where the run in `out` stopped.
 
@@ -104,34 +107,55 @@ def search(
         seed, data, settings: override the config; settings are texts such as "search.particles=3".
         workers: processes that train in parallel; None for one per core. The number does not change the search.
         progress: a listener such as `optevolve.progress.Progress`.
+        store: URL of a database for the study, `postgresql+psycopg://USER@HOST/DATABASE`; empty for `study.db` in the folder.
+        callbacks: told of evaluations and timesteps; see `optevolve.run.watch.Callback`.
     Raises:
         OptevolveError: for anything that the caller can mend.
     """
     if not isinstance(config, RunConfig):
         config = assemble(config, preset_name=preset, task=task, seed=seed, data=data, settings=settings)
-    return _run(Path(out), checked(config), workers, progress)
+    return _run(Path(out), checked(config), workers, progress, callbacks, store=store)
 
 
-def resume(out: str | Path, *, workers: int | None = None, progress: Any = None) -> Result:
-    """Goes on with the run in a folder where it stopped. A finished run is left as it is."""
-    return _run(Path(out), None, workers, progress)
+def resume(
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    progress: Any = None,
+    store: str = "",
+    extend: Sequence[str] = (),
+    settings: Sequence[str] = (),
+    callbacks: Sequence[Callback] = (),
+) -> Result:
+    """Goes on with the run in a folder where it stopped. A finished run is left as it is, unless it is extended.
+
+    Args:
+        out, workers, progress, store, callbacks: as for `search`; the store is needed only where the folder does not name it.
+        extend: larger values for the run, such as "search.timesteps=9"; it then ends as if it had been started with them.
+        settings: values of `workers` for this time, such as "workers.runner=ray".
+    """
+    return _run(Path(out), None, workers, progress, callbacks, store=store, extend=extend, settings=settings)
 
 
-def _run(folder: Path, config: RunConfig | None, workers: int | None, progress: Any) -> Result:
+def _run(
+    folder: Path, config: RunConfig | None, workers: int | None, progress: Any, callbacks: Sequence[Callback], **opening: Any
+) -> Result:
     """The method, stage by stage."""
-    with open_run(folder, config) as (study, config):
+    with open_run(folder, config, **opening) as (study, config):
         if study.finished:
             return Result(folder)
-        with _worker_pool(config, study, workers, progress) as work:
+        with _session(config, study, workers, progress, folder, callbacks) as work:
             try:
                 _check_tasks([_task_of(config, stage.task_options) for stage in (config.initial, config.evolution)])
                 sameness = Sameness(config.search.sameness)
                 work(_SearchSource(config), config.search.lookahead, same=lambda job: sameness(job.rule))
+                work.drop_others("initial", "evolution")
                 survivors = contenders(study.measurements(), config.contenders)
                 elimination = EliminationSource(survivors, config.elimination, task=config.task, seed=config.seed)
                 work(elimination, config.search.lookahead)
                 contestants = [*elimination.survivors, *_baselines(config)]
                 work(_final_evaluation(config, contestants, _final_tasks(config)), config.search.lookahead)
+                work.drop_others()
                 study.finish()
             finally:
                 _write_results(folder, study, config)
@@ -160,7 +184,7 @@ def evaluate(
             )
         if seeds is not None:
             config = replace(config, evaluation=replace(config.evaluation, seeds=seeds))
-        with _worker_pool(config, study, workers, progress) as work:
+        with _session(config, study, workers, progress, folder) as work:
             contestants = _contestants_of(study)
             specs = [spec_of(task) for task in tasks] or _final_tasks(config)
             try:
@@ -172,9 +196,14 @@ def evaluate(
 
 
 def leaderboard(out: str | Path, n: int | None = None) -> list[dict[str, Any]]:
-    """Rows of the best rules of a run, also while it is running: at least rank, rule, fitness, status."""
-    with read_run(Path(out)) as (study, _):
-        return ranked(study.measurements(), n)
+    """Rows of the best rules of a run, also while it is running: at least rank, rule, fitness, status.
+
+    Args:
+        out: its folder, or the URL of its study.
+        n: how many; None for all.
+    """
+    with read_run(out) as (study, _):
+        return ranked(study.measurements(with_curves=False), n)
 
 
 def comparisons(out: str | Path) -> list[Comparison]:
@@ -245,33 +274,20 @@ def _check_tasks(specs: Sequence[str]) -> None:
         check_task(load(spec))
 
 
-class _Work(Protocol):
-    """Drives a source with the pool, the study and the listener at hand."""
-
-    def __call__(self, source: Source, lookahead: int, *, same: Callable[[Job], str] | None = None) -> None: ...
-
-
 @contextmanager
-def _worker_pool(config: RunConfig, study: Study, workers: int | None, progress: Any) -> Iterator[_Work]:
-    """Worker processes for the time of a run; they find the data where the config says."""
+def _session(
+    config: RunConfig, study: Study, workers: int | None, progress: Any, folder: Path, callbacks: Sequence[Callback] = ()
+) -> Iterator[Session]:
+    """Workers for the time of a run; they find the data where the config says."""
     if config.data:
         os.environ["OPTEVOLVE_DATA"] = str(Path(config.data).resolve())
-    listener = _Listening(progress, config) if progress is not None else None
+    listeners = [_Listening(progress, config)] if progress is not None else []
     try:
-        with LocalRunner(workers or available_cores(), surrogate.measure) as runner:
-
-            def work(source: Source, lookahead: int, *, same: Callable[[Job], str] | None = None) -> None:
-                drive(source, runner, study, lookahead=lookahead, same=same, on_event=listener)
-
+        with session(study, surrogate.measure, config.workers, workers, folder, listeners=listeners, callbacks=callbacks) as work:
             yield work
     finally:
         if progress is not None:
             progress.on_end()
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Listening:

@@ -104,11 +104,14 @@ def drive(
     same: Callable[[Job], str] | None = None,
     on_event: Callable[[Happening], None] | None = None,
     patience: float = 0.5,
-) -> None:
+) -> set[str]:
     """Drives a source to its end, or to the first error or interruption.
 
     An outcome is stored before it is told. A job that the study holds is not measured again. On Ctrl-C, what has been measured by then is
     stored and KeyboardInterrupt passes on; the same call with the same source goes on from there. The runner stays open.
+
+    Where the study was extended, what it holds of the smaller run is taken as far as the larger run asks for the same, and replaced where
+    it asks for something else, so that the end is that of a run that was large from the beginning.
 
     Args:
         source: what asks; fresh from its beginning, also when resuming: it is told again what is stored.
@@ -120,14 +123,18 @@ def drive(
         on_event: told of everything that happens.
         patience: seconds to wait for outcomes at a time.
 
+    Returns:
+        Ids of all jobs asked for: in an extended study, any other belongs to the smaller run alone.
     Raises:
-        StudyError: if the store fails, or holds another job under the same id.
+        StudyError: if the store fails, or holds another job under the same id and was not extended.
         OptevolveError: what a measurement raised, such as DataError.
         ValueError: if `lookahead` is below 1, or the source asks for an id twice, or neither asks nor is done while it knows everything.
     """
     if lookahead < 1:
         raise ValueError(f"lookahead is {lookahead}, expected at least 1")
-    _Drive(source, runner, study, lookahead, same, on_event, patience).run()
+    state = _Drive(source, runner, study, lookahead, same, on_event, patience)
+    state.run()
+    return state.asked
 
 
 class _Drive:
@@ -145,6 +152,8 @@ class _Drive:
     ) -> None:
         self.source, self.runner, self.study = source, runner, study
         self.lookahead, self.same, self.on_event, self.patience = lookahead, same, on_event, patience
+        self.revise = study.extended
+        self.turns: dict[str, int] = {}  # of jobs recalled in an extended study, whose place may have changed
         self.asked: set[str] = set()
         self.firsts: dict[tuple[object, ...], str] = {}  # what makes jobs the same → id of the first
         self.outcomes: dict[str, Outcome] = {}  # of firsts that were told, without curves
@@ -165,6 +174,7 @@ class _Drive:
             self.take(self.runner.collect(0))
             self.save()
             raise
+        self.study.renumber(self.turns)
         if not self.source.done:
             raise ValueError(f"the source {self.source!r} is not done, asks nothing and waits for nothing")
 
@@ -195,7 +205,15 @@ class _Drive:
         found = self.study.measurement(turn.job.id) if turn.job.id in self.study else None
         if found is None:
             return
-        if found.job != turn.job or found.stage != turn.stage:
+        alike = found.job == turn.job and found.stage == turn.stage
+        if self.revise:
+            if not alike or found.same_as != turn.same_as or found.proposal != turn.proposal:
+                self.study.forget([turn.job.id])
+                if not alike or found.same_as != turn.same_as:
+                    return
+                self.study.record(replace(found, proposal=turn.proposal), turn=turn.number, fingerprint=turn.fingerprint)
+            self.turns[turn.job.id] = turn.number
+        elif not alike:
             raise StudyError(
                 f"The study holds another job under the id {turn.job.id!r}: it measured {found.job.rule!r} in stage {found.stage!r}, "
                 f"expected {turn.job.rule!r} in stage {turn.stage!r}, with the same task, protocol and seed. Resume with the config and "

@@ -1,85 +1,174 @@
-"""A run is a folder: `config.toml`, `study.db`, `report.html`, `best_optimizer.py`. Opening one makes sure that it holds this run."""
+"""A run is a folder: `config.toml`, `study.db`, `log.jsonl`, `report.html`, `best_optimizer.py`. Opening one makes sure it holds this run.
+
+A run whose study is on a server has `store.url` in place of `study.db`: one line, without a password.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from optevolve.config import RunConfig
-from optevolve.config_text import difference, from_toml, to_toml
+from optevolve.config_text import apply_settings, difference, from_toml, to_toml
 from optevolve.errors import StudyError
-from optevolve.run.store import Study
+from optevolve.run.store import Study, exists, named
 
-__all__ = ["config_of", "open_run", "read_run", "store_of", "write_text"]
+__all__ = ["config_of", "has_run", "open_run", "read_run", "store_of", "write_text"]
 
 SHOWN = 8  # differences listed before the rest is counted
+# What may grow, and why the smaller run is then a part of the larger one: ids, rules and seeds follow from places that growth leaves alone.
+EXTENDABLE = {
+    "search.timesteps": "timesteps are added at each particle's end",
+    "search.particles": "particles are the best of the same population, in order",
+    "evaluation.seeds": "seeds are counted from 0",
+}
 
 
-def store_of(folder: Path) -> Path:
-    """The database of a run."""
-    return folder / "study.db"
+def store_of(folder: Path, store: str = "") -> str:
+    """Where a run's study is, as path or URL.
+
+    Args:
+        folder: of the run.
+        store: URL given by the user; empty to look into the folder. A study that it does not name is called after the folder.
+    Raises:
+        StudyError: if the folder's study is elsewhere.
+    """
+    note = folder / "store.url"
+    noted = note.read_text(encoding="utf-8").strip() if note.is_file() else ""
+    if not store:
+        return noted or str(folder / "study.db")
+    given, public = named(store, folder.resolve().name)
+    if (noted or (folder / "study.db").is_file()) and public != noted:
+        kept = noted or folder / "study.db"
+        raise StudyError(f"The run in {folder} has its study in {kept}, not in {public}. Leave --store out, or use another --out.")
+    return given
+
+
+def has_run(folder: Path, store: str = "") -> bool:
+    """Whether there is a run already."""
+    return exists(store_of(folder, store))
 
 
 def config_of(study: Study) -> RunConfig:
-    """The config that a study was started with."""
+    """The config that a study was started with, or was extended to."""
     return from_toml(study.config_text, base=RunConfig(), source=f"the config stored in {study.where}")
 
 
 @contextmanager
-def open_run(folder: Path, config: RunConfig | None) -> Iterator[tuple[Study, RunConfig]]:
+def open_run(
+    folder: Path, config: RunConfig | None, *, store: str = "", extend: Sequence[str] = (), settings: Sequence[str] = ()
+) -> Iterator[tuple[Study, RunConfig]]:
     """The run in a folder, held for writing, and its config.
 
     Args:
         folder: made if it does not exist.
-        config: of the run; None to take the stored one. Where there is a stored one too, they must agree, but for the place of the data.
+        config: of the run; None to take the stored one. Where there is a stored one too, they must agree, but for the place of the data
+            and the workers, which are taken from `config`.
+        store: URL of the database; empty for `study.db` in the folder, or the one that the folder names.
+        extend: with the stored config, values that it is to grow to, such as "search.timesteps=9"; see `EXTENDABLE`.
+        settings: with the stored config, values of `workers` for this time.
     Raises:
         StudyError: if the folder holds another run, holds none though no config is given, or cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise StudyError(f"Expected a folder for the run, found a file at {folder}. Choose another --out.")
-    if config is None and not store_of(folder).is_file():
-        raise StudyError(f"Expected a run in {folder}, found no study.db there. Give the folder of a run, or start one: optevolve search.")
-    if store_of(folder).is_file():
-        with Study.open(store_of(folder)) as study:
+    place = store_of(folder, store)
+    if exists(place):
+        with Study.open(place) as study:
             stored = config_of(study)
             if config is not None:
                 _refuse_another(folder, stored, config)
-                stored = replace(stored, data=config.data or stored.data)
-            yield study, stored
+                stored = replace(stored, data=config.data or stored.data, workers=config.workers)
+            if extend:
+                stored = _extend(study, stored, extend)
+            _note(folder, store, study)
+            yield study, _for_now(stored, settings)
         return
-    assert config is not None
+    if config is None:
+        raise _no_run(folder, place)
     text = to_toml(config)
-    with Study.create(store_of(folder), text) as study:
-        write_text(folder / "config.toml", text)
+    with Study.create(place, text) as study:
+        _note(folder, store, study)
         yield study, config
 
 
 @contextmanager
-def read_run(folder: Path) -> Iterator[tuple[Study, RunConfig]]:
-    """The run in a folder, to look at, also while it is running, and its config.
+def read_run(place: Path | str) -> Iterator[tuple[Study, RunConfig]]:
+    """A run to look at, also while it is running, and its config.
 
+    Args:
+        place: its folder, or the URL of its study.
     Raises:
         StudyError: if there is none.
     """
-    if not store_of(folder).is_file():
-        raise StudyError(f"Expected a run in {folder}, found no study.db there. Give the folder of a run, or start one: optevolve search.")
-    with Study.open(store_of(folder), read_only=True) as study:
+    is_url = isinstance(place, str) and "://" in place
+    store = str(place) if is_url else store_of(Path(place))
+    if not is_url and not exists(store):
+        raise _no_run(Path(place), store)
+    with Study.open(store, read_only=True) as study:
         yield study, config_of(study)
 
 
+def _no_run(folder: Path, store: str) -> StudyError:
+    missing = "no study.db" if "://" not in store else f"no study {named(store, '')[1]}"
+    return StudyError(f"Expected a run in {folder}, found {missing} there. Give the folder of a run, or start one: optevolve search.")
+
+
+def _note(folder: Path, store: str, study: Study) -> None:
+    """Writes down the config and, if it is not in the folder, where the study is."""
+    if store:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "store.url", named(store, folder.resolve().name)[1] + "\n")
+    if not (folder / "config.toml").is_file() or study.extended:
+        write_text(folder / "config.toml", study.config_text)
+
+
+def _for_now(config: RunConfig, settings: Sequence[str]) -> RunConfig:
+    changed = apply_settings(config, settings)
+    for key, _, _ in difference(config, changed):
+        if not key.startswith("workers."):
+            raise StudyError(f"Expected settings of workers for a run that goes on, got {key}. A run keeps its config; see --extend.")
+    return changed
+
+
+def _extend(study: Study, stored: RunConfig, extend: Sequence[str]) -> RunConfig:
+    """The larger config, stored in place of the one that was.
+
+    Raises:
+        StudyError: if something would not grow, or cannot.
+    """
+    larger = apply_settings(stored, extend)
+    changes = difference(stored, larger)
+    for key, old, new in changes:
+        if not _may_grow(stored, key, old, new):
+            can = ", ".join(key for key in EXTENDABLE if key != "search.particles" or stored.search.algorithm != "regularized")
+            raise StudyError(f"Expected to extend a run by larger {can}, got {key}: {old!r} to {new!r}. For anything else start a new run.")
+    if changes:
+        text = to_toml(larger)
+        study.extend(text, **{key: f"{old} to {new}" for key, old, new in changes})
+    return larger
+
+
+def _may_grow(stored: RunConfig, key: str, old: Any, new: Any) -> bool:
+    # Regularized evolution draws from one population, which other founders change from the beginning.
+    known = key in EXTENDABLE and (key != "search.particles" or stored.search.algorithm != "regularized")
+    return known and isinstance(old, int) and isinstance(new, int) and new > old
+
+
 def _refuse_another(folder: Path, stored: RunConfig, config: RunConfig) -> None:
-    differences = [(key, old, new) for key, old, new in difference(stored, config) if key != "data"]
+    differences = [(key, old, new) for key, old, new in difference(stored, config) if key != "data" and not key.startswith("workers.")]
     if not differences:
         return
     shown = "; ".join(f"{key}: {old!r} there, {new!r} here" for key, old, new in differences[:SHOWN])
     more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
-    raise StudyError(
-        f"The folder {folder} holds another run ({shown}{more}). "
-        f"Choose another --out, or go on with the run that is there: optevolve resume {folder}"
-    )
+    remedy = f"Choose another --out, or go on with the run that is there: optevolve resume {folder}"
+    if all(_may_grow(stored, *each) for each in differences):
+        remedy += "; to this size: " + " ".join(["optevolve resume", str(folder), *(f"--extend {k}={new}" for k, _, new in differences)])
+    raise StudyError(f"The folder {folder} holds another run ({shown}{more}). {remedy}")
 
 
 def write_text(path: Path, text: str) -> None:

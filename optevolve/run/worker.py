@@ -11,18 +11,20 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable, Iterator, MutableSequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from optevolve.errors import OptevolveError
 from optevolve.records import Job, Outcome, Status
 
-__all__ = ["Measure", "measure_safely", "name_of", "prepare", "run_job"]
+__all__ = ["Measure", "limited_memory", "measure_alone", "measure_safely", "name_of", "one_thread", "prepare", "run_job"]
 
 Measure = Callable[[Job], Outcome]
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
+_STATM = Path("/proc/self/statm")
 _memory: int | None = None  # bytes that the job at hand may add to this process
 _pids: MutableSequence[int] = []  # shared with the driver: by slot of a job, the process that took it
 
@@ -36,8 +38,7 @@ def prepare(memory: int | None, pids: MutableSequence[int]) -> None:
     """
     global _memory, _pids
     _memory, _pids = memory, pids
-    for name in _THREADS:
-        os.environ[name] = "1"
+    one_thread()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the driver, which ends its workers
     threading.Thread(target=_end_with_driver, daemon=True, name="end-with-driver").start()
 
@@ -68,35 +69,63 @@ def _find(name: str) -> Any:
 
 
 def run_job(name: str, job: Job, slot: int) -> Outcome:
-    """Measures a job in a worker by the function of that name: what `measure_safely` says, with one thread and limited memory.
-
-    The function goes by name because workers receive jobs one at a time: each imports torch on its own time, not while the others wait.
-    """
+    """Measures a job in a worker of the local pool: `measure_alone`, with limited memory."""
     _pids[slot] = os.getpid()
+    _limit_memory(_memory)
+    return measure_alone(name, job)
+
+
+def measure_alone(name: str, job: Job, passing: tuple[type[BaseException], ...] = ()) -> Outcome:
+    """Measures a job in a process made for that, by the function of that name: what `measure_safely` says, with one thread.
+
+    Exceptions of the kinds `passing` pass. The function goes by name because workers receive jobs one at a time: each imports torch on its
+    own time, not while the others wait.
+    """
     measure = _find(name)
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
-    _limit_memory()
     try:
         return measure_safely(measure, job)
     except OptevolveError as error:
         if type(error).__module__ == OptevolveError.__module__:
             raise
         raise OptevolveError(str(error)) from None  # a user's own kind of error may not cross processes
+    except passing:
+        raise
     except BaseException as error:  # noqa: BLE001 - no real Ctrl-C comes here: the candidate raised it, and it must not end the driver
         return Outcome(Status.FAILED, reason=_reason(error))
 
 
-def _limit_memory() -> None:
+def one_thread() -> None:
+    """Keeps libraries that are yet to be loaded from starting threads of their own."""
+    for name in _THREADS:
+        os.environ[name] = "1"
+
+
+@contextmanager
+def limited_memory(memory: int | None) -> Iterator[None]:
+    """A memory limit for a while, in a process that is not ours alone."""
+    _limit_memory(memory)
+    try:
+        yield
+    finally:
+        if memory is not None and _STATM.exists():
+            import resource
+
+            hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+            resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+
+
+def _limit_memory(memory: int | None) -> None:
     """Limits the address space to what is in use now plus the allowance; where the system has no such limit or no account, none."""
-    if _memory is None or not Path("/proc/self/statm").exists():
+    if memory is None or not _STATM.exists():
         return
     import resource
 
-    in_use = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    in_use = int(_STATM.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    limit = in_use + _memory
+    limit = in_use + memory
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 

@@ -437,7 +437,7 @@ def test_studies_of_one_database_are_apart(postgres: str) -> None:
                 Study.open(other)
             two.forget(["a"])
         assert "a" in one
-    with pytest.raises(StudyError, match=r"Expected the name of a study .* found 'other', 'run' there"):
+    with pytest.raises(StudyError, match=r"Expected the name of a study .* found 'other', 'run'"):
         Study.open(nameless)
     with pytest.raises(StudyError, match=r"Expected a study 'third' in .*, found 'other', 'run'"):
         Study.open(postgres.replace("study=run", "study=third"))

@@ -14,7 +14,7 @@ from sqlalchemy.exc import ArgumentError
 
 from optevolve.errors import StudyError
 
-__all__ = ["Held", "Mode", "Place", "driver_name", "place_of"]
+__all__ = ["Held", "Mode", "Place", "driver_name", "named", "place_of"]
 
 Mode: TypeAlias = Literal["read", "write", "create"]
 
@@ -95,6 +95,21 @@ def place_of(store: str | Path) -> Place:
     if backend == "postgresql" and url.get_driver_name() in {"psycopg", "psycopg2"} and url.database:  # psycopg2 is what no name means
         return PostgresDatabase(url)
     raise StudyError(f"{expected}, found {url.render_as_string(hide_password=True)!r}.")
+
+
+def named(store: str, study: str) -> tuple[str, str]:
+    """A store's URL or path with the name of a study unless it has one; and the same without a password, for others to see.
+
+    Raises:
+        StudyError: if it is no store.
+    """
+    if not place_of(store).shared:
+        return store, store
+    url = make_url(store)
+    if not url.query.get("study"):
+        url = url.update_query_dict({"study": study})
+    public = url.difference_update_query(["password", "sslpassword"])
+    return url.render_as_string(hide_password=False), public.set(password=None).render_as_string()
 
 
 def driver_name() -> str:

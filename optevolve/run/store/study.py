@@ -17,6 +17,7 @@ from optevolve import __version__
 from optevolve.errors import StudyError
 from optevolve.records import Measurement, Outcome
 from optevolve.run.store import rows
+from optevolve.run.store.lookup import holder, names_in, only_study
 from optevolve.run.store.place import Held, Place, driver_name, place_of
 from optevolve.run.store.schema import migrate
 from optevolve.run.store.tables import curves, evaluations, events, proposals, rejections, studies
@@ -118,10 +119,10 @@ class Study:
             engine = place.engine("read" if read_only else "write" if new is None else "create", patience)
             try:
                 if not place.study:
-                    place.study = _only_study(engine, place)
+                    place.study = only_study(engine, place)
                 if not read_only and (held := place.lock(engine)) is None:
                     raise StudyError(
-                        f"Expected to be the only driver of {place.shown}; {_holder(place)} drives it. Wait for it to end, or stop it."
+                        f"Expected to be the only driver of {place.shown}; {holder(place)} drives it. Wait for it to end, or stop it."
                     )
                 with engine.begin() as connection:
                     migrate(connection, place, create=new is not None, read_only=read_only)
@@ -213,10 +214,11 @@ class Study:
             for job_id, turn in turns.items():
                 connection.execute(update(evaluations).where(self._job(job_id), evaluations.c.turn != turn).values(turn=turn))
 
-    def jobs(self) -> set[str]:
-        """Ids of everything stored."""
+    def jobs(self, *stages: str) -> set[str]:
+        """Ids of everything stored, or of some stages."""
+        query = select(evaluations.c.job).where(evaluations.c.study == self._id)
         with self._transaction() as connection:
-            return set(connection.scalars(select(evaluations.c.job).where(evaluations.c.study == self._id)))
+            return set(connection.scalars(query.where(evaluations.c.stage.in_(stages)) if stages else query))
 
     def extend(self, config_text: str, **detail: bool | int | float | str | None) -> None:
         """Takes a larger config in place of the one the run was started with; the run is then unfinished.
@@ -334,7 +336,7 @@ def _study_row(connection: Connection, place: Place, new: tuple[str, str] | None
     row = connection.execute(own).mappings().first()
     if new is None:
         if row is None:
-            raise StudyError(f"Expected a study {place.study!r} in {place.shown}, found {_names(connection)}.")
+            raise StudyError(f"Expected a study {place.study!r} in {place.shown}, found {names_in(connection)}.")
         if not read_only:
             connection.execute(update(studies).where(studies.c.id == row["id"]).values(driver=driver_name()))
         return row
@@ -346,37 +348,3 @@ def _study_row(connection: Connection, place: Place, new: tuple[str, str] | None
     values = {"name": place.study, "config": new[0], "version": new[1], "created": _now(), "driver": driver_name()}
     connection.execute(insert(studies).values(values))
     return connection.execute(own).mappings().one()
-
-
-def _names(connection: Connection) -> str:
-    names = connection.scalars(select(studies.c.name).order_by(studies.c.id.desc())).all()
-    return ", ".join(map(repr, names[:10])) + (", …" if len(names) > 10 else "") or "none. Start the run anew in another folder"
-
-
-def _only_study(engine: Engine, place: Place) -> str:
-    """The name of the one study in a database that may hold several.
-
-    Raises:
-        StudyError: if it holds none, or several.
-    """
-    with engine.begin() as connection:
-        migrate(connection, place, create=False, read_only=True)
-        names: Sequence[str] = connection.scalars(select(studies.c.name)).all()
-        if len(names) != 1:
-            raise StudyError(f"Expected the name of a study in {place.shown}, as ?study=NAME at its end, found {_names(connection)} there.")
-    return names[0]
-
-
-def _holder(place: Place) -> str:
-    """Who holds a study, as it wrote itself; reading is free while another writes."""
-    try:
-        with place.errors():
-            engine = place.engine("read", 1.0)
-            try:
-                with engine.begin() as connection:
-                    own = select(studies.c.driver).where(studies.c.name == place.study)
-                    return connection.execute(own).scalar() or "another process"
-            finally:
-                engine.dispose()
-    except StudyError:  # it is still being made
-        return "another process"

@@ -1,0 +1,103 @@
+"""One sitting of a run: what measures, what is stored and who is told, from start to end or interruption."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from optevolve import __version__
+from optevolve.config import Workers
+from optevolve.records import Job
+from optevolve.run.driver import Happening, Runner, Source, drive
+from optevolve.run.local import LocalRunner
+from optevolve.run.ray import RayRunner
+from optevolve.run.store import Study, driver_name
+from optevolve.run.watch import Callback, Journal, Watch
+from optevolve.run.worker import Measure
+
+__all__ = ["Session", "available_cores", "make_runner", "session"]
+
+
+class Session:
+    """Drives sources, one after the other, with the runner, the study and the listeners at hand."""
+
+    def __init__(self, runner: Runner, study: Study, listeners: Sequence[Callable[[Happening], None]]) -> None:
+        self._runner, self._study, self._listeners = runner, study, listeners
+        self._asked: set[str] = set()
+
+    def __call__(self, source: Source, lookahead: int, *, same: Callable[[Job], str] | None = None) -> None:
+        """Drives a source to its end; see `drive`."""
+        self._asked |= drive(source, self._runner, self._study, lookahead=lookahead, same=same, on_event=self._listen)
+
+    def _listen(self, happening: Happening) -> None:
+        for listener in self._listeners:
+            listener(happening)
+
+    def drop_others(self, *stages: str) -> None:
+        """In an extended run, what belonged to the smaller one alone goes: of these stages, or of all if none is named."""
+        if self._study.extended:
+            self._study.forget(self._study.jobs(*stages) - self._asked)
+
+
+@contextmanager
+def session(
+    study: Study,
+    measure: Measure,
+    workers: Workers,
+    number: int | None,
+    folder: Path,
+    *,
+    listeners: Sequence[Callable[[Happening], None]] = (),
+    callbacks: Sequence[Callback] = (),
+) -> Iterator[Session]:
+    """A sitting: workers are there until it ends, and log.jsonl in the folder tells what happens.
+
+    Args:
+        study: held for writing.
+        measure: a function of a module.
+        workers, number: what measures, and how many at once; None for all there is.
+        folder: of the run.
+        listeners: told of everything that the driver does.
+        callbacks: told of evaluations and timesteps.
+    """
+    with Journal(folder / "log.jsonl") as journal:
+        watch = Watch(callbacks, lambda text: journal.write("callback", text=text))
+        journal.write("start", version=__version__, driver=driver_name(), study=study.where, runner=workers.runner, workers=number)
+        ending = ""
+        try:
+            with make_runner(measure, workers, number) as runner:
+                yield Session(runner, study, [journal, watch, *listeners])
+        except BaseException as error:
+            ending = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            watch.end(not ending)
+            journal.write("end", finished=not ending, error=ending)
+
+
+def make_runner(measure: Measure, workers: Workers, number: int | None) -> LocalRunner | RayRunner:
+    """The runner that a config asks for.
+
+    Raises:
+        ConfigError: if it needs Ray, which is not installed or not there.
+    """
+    memory = None if workers.memory_limit is None else round(workers.memory_limit * 2**30)
+    if workers.runner == "local":
+        return LocalRunner(number or available_cores(), measure, time_limit=workers.time_limit, memory_limit=memory)
+    return RayRunner(
+        measure,
+        address=workers.ray_address,
+        cpus=workers.cpus,
+        gpus=workers.gpus,
+        most=number,
+        retries=workers.retries,
+        time_limit=workers.time_limit,
+        memory_limit=memory,
+    )
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,169 @@
+"""Watching a run: callbacks for programs, and a log with one JSON object a line.
+
+A callback is any object with the three methods of `Callback`. `optevolve.run.metrics` has two, for TensorBoard and MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from optevolve.errors import StudyError
+from optevolve.records import Measurement
+from optevolve.run.driver import Happening
+
+__all__ = ["Callback", "Journal", "Watch"]
+
+
+class Callback(Protocol):
+    """What a run tells to whoever wants to know.
+
+    The calls and their order are a function of the search alone: the same for any number of workers. A run that is resumed tells from its
+    beginning, with `stored` where nothing was measured this time. What a callback raises does not end the run: it is warned about, and the
+    callback is told nothing more.
+    """
+
+    def on_evaluation(self, measurement: Measurement, stored: bool) -> None:
+        """A measurement, in the order in which they were asked for."""
+
+    def on_timestep(self, particle: int, timestep: int, best: Measurement | None) -> None:
+        """All children of a particle's timestep (from 1) are measured; the best of them, None if none completed."""
+
+    def on_end(self, finished: bool) -> None:
+        """The run came to its end, or was interrupted or failed."""
+
+
+@dataclass
+class _Step:
+    """A timestep of a particle that goes on."""
+
+    timestep: int
+    best: Measurement | None = None
+
+
+class Watch:
+    """Tells callbacks what the driver does.
+
+    Args:
+        callbacks: who is told.
+        log: told of callbacks that fail, with their error in words; besides the warning.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback], log: Callable[[str], None] | None = None) -> None:
+        self._callbacks = list(callbacks)
+        self._log = log
+        self._steps: dict[int, _Step] = {}
+
+    def __call__(self, happening: Happening) -> None:
+        """Takes note of what the driver did."""
+        proposal = happening.proposal
+        particle = proposal.particle if proposal is not None and proposal.timestep > 0 else -1
+        if happening.kind == "asked":
+            if proposal is None:
+                self._end_steps()  # the search is over
+            elif particle >= 0 and (step := self._steps.get(particle)) is not None and step.timestep < proposal.timestep:
+                self._end_step(particle)
+        elif happening.kind == "told":
+            assert happening.outcome is not None
+            measurement = Measurement(happening.stage, happening.job, happening.outcome, proposal, happening.same_as)
+            self._tell(lambda callback: callback.on_evaluation(measurement, happening.stored))
+            if proposal is not None and particle >= 0:
+                step = self._steps.setdefault(particle, _Step(proposal.timestep))
+                step.best = _better(step.best, measurement)
+
+    def end(self, finished: bool) -> None:
+        """The run is over; `finished` unless it was interrupted or failed."""
+        if finished:
+            self._end_steps()
+        self._tell(lambda callback: callback.on_end(finished))
+
+    def _end_steps(self) -> None:
+        for particle in sorted(self._steps):
+            self._end_step(particle)
+
+    def _end_step(self, particle: int) -> None:
+        step = self._steps.pop(particle)
+        self._tell(lambda callback: callback.on_timestep(particle, step.timestep, step.best))
+
+    def _tell(self, call: Callable[[Callback], None]) -> None:
+        for callback in list(self._callbacks):
+            try:
+                call(callback)
+            except Exception as error:  # noqa: BLE001 - days of search must not end because a metrics server is away; it is said aloud
+                self._callbacks.remove(callback)
+                text = f"{type(callback).__name__} failed and is told nothing more: {type(error).__name__}: {error}"
+                warnings.warn(text, RuntimeWarning, stacklevel=2)
+                if self._log is not None:
+                    self._log(text)
+
+
+def _better(best: Measurement | None, new: Measurement) -> Measurement | None:
+    if new.outcome.fitness is None or (
+        best is not None and best.outcome.fitness is not None and best.outcome.fitness >= new.outcome.fitness
+    ):
+        return best
+    return new
+
+
+class Journal:
+    """The log of a run: one JSON object a line, appended, each with "time" (UTC) and "event".
+
+    Events: "start", "submitted" and "measured" (in the order of time, unlike what callbacks are told), "callback" (one failed), "end".
+
+    Args:
+        path: the file.
+    Raises:
+        StudyError: if it cannot be written, now or later.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise self._error(error) from error
+
+    def __call__(self, happening: Happening) -> None:
+        """Takes note of what the driver did."""
+        job, outcome = happening.job, happening.outcome
+        if happening.kind == "submitted":
+            self.write("submitted", stage=happening.stage, job=job.id, rule=job.rule)
+        elif happening.kind == "measured" and outcome is not None:
+            facts = {"status": outcome.status.value, "fitness": outcome.fitness, "learning_rate": outcome.learning_rate}
+            costs = {"seconds": round(outcome.seconds, 3), "steps": outcome.steps}
+            reasons = {name: text for name, text in (("reason", outcome.reason), ("same_as", happening.same_as)) if text}
+            self.write("measured", stage=happening.stage, job=job.id, **facts, **costs, **reasons)
+
+    def write(self, event: str, **detail: bool | int | float | str | None) -> None:
+        """Appends a line; on its way to the disk when this returns."""
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **detail}
+        try:
+            self._file.write(json.dumps(line, ensure_ascii=True) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._error(error) from error
+
+    def _error(self, error: OSError) -> StudyError:
+        return StudyError(
+            f"Cannot write the log {self._path}: {error.strerror}. Make room or rights and run again; what is stored is kept."
+        )
+
+    def close(self) -> None:
+        """Closes the file."""
+        try:
+            self._file.close()
+        except OSError as error:  # what a full disk did not take is tried again on closing
+            raise self._error(error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
