@@ -14,6 +14,14 @@ from dataclasses import MISSING, fields, replace
 from optevolve.errors import OptevolveError, TaskError
 from optevolve.tasks.base import Task
 from optevolve.tasks.conditions import WRAPPERS
+from optevolve.tasks.efficientnet import (
+    Caltech101EffNet,
+    Cars196EffNet,
+    Cifar10EffNet,
+    Cifar100EffNet,
+    Flowers102EffNet,
+    TinyImageNetEffNet,
+)
 from optevolve.tasks.language import PtbLstm, TextGpt
 from optevolve.tasks.spec import Value, convert, nearest, split_spec
 from optevolve.tasks.synthetic import LogregDigits, MlpMoons, Quadratics, Rosenbrock
@@ -29,6 +37,12 @@ TASKS: dict[str, type[Task]] = {
     "cifar100-convnet": Cifar100ConvNet,
     "eurosat-convnet": EurosatConvNet,
     "pathmnist-convnet": PathmnistConvNet,
+    "cifar10-effnetv2s": Cifar10EffNet,
+    "cifar100-effnetv2s": Cifar100EffNet,
+    "tinyimagenet-effnetv2s": TinyImageNetEffNet,
+    "flowers102-effnetv2s": Flowers102EffNet,
+    "cars196-effnetv2s": Cars196EffNet,
+    "caltech101-effnetv2s": Caltech101EffNet,
     "ptb-lstm": PtbLstm,
     "text-gpt": TextGpt,
     "quadratics": Quadratics,

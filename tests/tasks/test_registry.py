@@ -125,5 +125,7 @@ def test_a_task_with_methods_missing_says_which(own: str) -> None:
 def test_every_registered_task_says_what_it_is() -> None:
     for name, kind in TASKS.items():
         assert kind.summary, name
+        assert kind.budget, name
+        assert kind.licence, name
         assert kind.data_source, name
         assert hash(load(name)) == hash(load(name))
