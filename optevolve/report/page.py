@@ -90,7 +90,7 @@ def _line(line: Line) -> dict[str, Any]:
     }
 
 
-def _curve_groups(
+def curve_groups(
     measurements: Sequence[Measurement], comparisons: Sequence[Comparison]
 ) -> Iterable[tuple[str, dict[str, list[TrainingCurve]]]]:
     """Full training runs of the final evaluation by task and contestant, contestants in the order of the comparison."""
@@ -105,7 +105,7 @@ def _curve_groups(
 
 def _curves(measurements: Sequence[Measurement], comparisons: Sequence[Comparison], baselines: Sequence[str]) -> list[dict[str, Any]]:
     found = []
-    for index, (task, groups) in enumerate(_curve_groups(measurements, comparisons)):
+    for index, (task, groups) in enumerate(curve_groups(measurements, comparisons)):
         evolved = [name for name in groups if name not in baselines]
         shown = {name: group for name, group in groups.items() if name not in evolved[EVOLVED_CURVES:]}
         if shown:
