@@ -210,11 +210,13 @@ class RuleOptimizer(Optimizer):
                 "Expected capturable=True while a CUDA graph is captured, got False. Build the optimizer with capturable=True."
             )
         lr, total = float(group["lr"]), group["total_steps"]
-        bucket = None
-        if self._is_fused(group, work, lr):
-            self._step_fused(group, work, lr)
-        elif group["flat"] and (bucket := self._bucket(group, work)) is not None:
+        bucket = self._bucket(group, work) if group["flat"] else None
+        if bucket is not None:
+            work = work._replace(states=bucket.state_views, steps=bucket.step_views)
             flat = Work([bucket.params], [bucket.gather(work.grads)], work.steps[:1], bucket.states, work.firsts[:1])
+        if self._is_fused(group, work, lr):
+            self._step_fused(group, flat if bucket is not None and self.ELEMENTWISE else work, lr)
+        elif bucket is not None:
             t = int(flat.steps[0].item())
             self._step_one(group, flat, 0, self._row(t, total), self._keys(group, t), lr, bucket.reduce)
         elif group["foreach"] if group["foreach"] is not None else work.params[0].is_cuda:

@@ -200,3 +200,19 @@ def test_memory_is_parameters_gradients_and_states() -> None:
         optimizer.step()
     allocated = sum(event.self_cpu_memory_usage for event in profile.key_averages() if event.self_cpu_memory_usage > 0)
     assert allocated <= 2 * 4 * size * 1.01
+
+
+@pytest.mark.parametrize("rule", ["v_hat + dropout(g, 0.3) + noise", "clip_norm(v_hat)"])
+def test_flat_buffers(rule: str) -> None:
+    """Compiled, flat buffers step like tensors by themselves; element by element they are one tensor for the kernel."""
+    results = []
+    for flat in (False, True):
+        torch.manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(size)) for size in ((5, 7), (40,), ())]
+        optimizer = build(rule, params, 0.01, fused=True, flat=flat)
+        for _ in range(3):
+            for p in params:
+                p.grad = torch.randn(p.shape)
+            optimizer.step()
+        results.append([p.detach() for p in params])
+    torch.testing.assert_close(results[1], results[0])
