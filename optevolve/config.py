@@ -60,6 +60,9 @@ class Protocol:
         judge: "best" (maximum over epochs, as in the paper) or "last".
         schedule: learning rate and momentum over the steps of a run.
         max_loss_ratio: a run is diverged once its loss exceeds this multiple of its first loss (plus one).
+        precision: "float32"; "bf16": the forward pass in bfloat16; "auto": bf16 where the processor computes with it, so that results then
+            depend on the machine.
+        compile: fused layers and a flat optimizer, where there is a C++ compiler: faster, and equal up to rounding.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _NO_OTHER_KEYS
@@ -78,6 +81,8 @@ class Protocol:
     judge: Literal["best", "last"] = "best"
     schedule: Schedule = field(default_factory=Schedule)
     max_loss_ratio: Annotated[float, Gt(1)] = 1e4
+    precision: Literal["auto", "float32", "bf16"] = "float32"
+    compile: bool = False
 
 
 @dataclass(frozen=True)

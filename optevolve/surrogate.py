@@ -17,7 +17,7 @@ from optevolve.records import Job, Outcome, Status, TrainingCurve
 from optevolve.schedule import schedule_values
 from optevolve.space import UpdateRule, parse
 from optevolve.tasks import Task, load
-from optevolve.training import train, untrained_score
+from optevolve.training import Engine, train, untrained_score
 
 __all__ = ["FIRST_LEARNING_RATE", "best_trial", "measure", "step_values"]
 
@@ -144,9 +144,12 @@ class _Measurement:
         rates, momenta = step_values(protocol, learning_rate, trial=trial)
         compressed = trial and protocol.trial_schedule == "compressed"
         decay_steps = protocol.trial_steps if compressed else protocol.full_steps
+        engine = Engine.of(protocol)
         curve = train(
             self.task,
-            lambda parameters: build(self.rule, parameters, lr=learning_rate, total_steps=decay_steps, seed=self.job.seed),
+            lambda parameters: build(
+                self.rule, parameters, lr=learning_rate, total_steps=decay_steps, seed=self.job.seed, flat=engine.flat
+            ),
             rates,
             momenta,
             seed=self.job.seed,
@@ -157,6 +160,7 @@ class _Measurement:
             max_loss_ratio=protocol.max_loss_ratio,
             learning_rate=learning_rate,
             purpose="trial" if trial else "full",
+            engine=engine,
         )
         self.curves.append(curve)
         return curve

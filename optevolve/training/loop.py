@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from optevolve.errors import TaskError
 from optevolve.records import Split, Status, TrainingCurve
 from optevolve.tasks import Batch, Task
+from optevolve.training.engine import PLAIN, Engine
 
 __all__ = ["LOOK_STEPS", "OptimizerFactory", "evaluate", "train", "untrained_score"]
 
@@ -42,6 +43,7 @@ def train(
     max_loss_ratio: float = 1e4,
     learning_rate: float | None = None,
     purpose: str = "full",
+    engine: Engine = PLAIN,
 ) -> TrainingCurve:
     """Trains a fresh model once and measures it every epoch.
 
@@ -57,6 +59,7 @@ def train(
         max_loss_ratio: the run is diverged once a loss exceeds this multiple of the first loss plus one.
         learning_rate: what the curve reports as its peak; the largest of `learning_rates` if not given.
         purpose: what the curve reports as its purpose.
+        engine: how the steps are computed.
     Returns:
         The curve; its status is DIVERGED if a loss, a score or a parameter became non-finite or a loss exploded, at most ten steps after it
         did, and STOPPED below the floor. A diverged run's last point is the step at which that was seen, its score NaN.
@@ -67,15 +70,15 @@ def train(
     curve = _Curve()
     with torch.random.fork_rng(devices=[]), _denormals_flushed():
         torch.manual_seed(seed)
-        model = task.model().train()
-        steps = _Steps(task, model, optimizer, seed, max_loss_ratio)
+        model = engine.prepare(task.model().train())
+        steps = _Steps(task, model, optimizer, seed, max_loss_ratio, engine)
         for step, (rate, momentum) in enumerate(zip(map(float, learning_rates), map(float, momenta), strict=True), start=1):
             steps.take(rate, momentum)
             epoch_ends = step % epoch_steps == 0 or step == len(learning_rates)
             if epoch_ends or step % LOOK_STEPS == 0:
                 trouble = steps.look()
                 if epoch_ends and not trouble:
-                    score = math.nan if split is None else evaluate(task, model, split)
+                    score = math.nan if split is None else evaluate(task, model, split, engine)
                     trouble = steps.unsound(score if split is not None else 0.0)
                 if trouble:
                     curve.add(step, *steps.means(), math.nan)
@@ -101,13 +104,13 @@ def train(
     )
 
 
-def evaluate(task: Task, model: nn.Module, split: Split) -> float:
+def evaluate(task: Task, model: nn.Module, split: Split, engine: Engine = PLAIN) -> float:
     """The model's score over one pass of a split, batches weighted by their size, in evaluation mode; the mode is put back afterwards."""
     mode = model.training
     model.eval()
     scores: list[Tensor] = []
     sizes: list[int] = []
-    with torch.no_grad():
+    with torch.no_grad(), engine.autocast():
         for batch in task.batches(split, 0):
             scores.append(task.score(model, batch))
             sizes.append(_size(batch))
@@ -127,8 +130,9 @@ def untrained_score(task: Task, seed: int) -> float:
 class _Steps:
     """The running training: takes steps and remembers what they gave since the last point of the curve."""
 
-    def __init__(self, task: Task, model: nn.Module, optimizer: OptimizerFactory, seed: int, max_loss_ratio: float) -> None:
+    def __init__(self, task: Task, model: nn.Module, optimizer: OptimizerFactory, seed: int, max_loss_ratio: float, engine: Engine) -> None:
         self.task = task
+        self.engine = engine
         self.model = model
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = optimizer(self.parameters)
@@ -147,7 +151,7 @@ class _Steps:
                 group["momentum"] = momentum
         batch = next(self.batches)
         self.optimizer.zero_grad()
-        with self.echo.listening():
+        with self.echo.listening(), self.engine.autocast():
             loss = self.task.loss(self.model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():

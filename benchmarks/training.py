@@ -1,0 +1,126 @@
+"""Training steps per second, summed over workers: the package's loop beside a plain PyTorch loop, measured in turns in one run.
+
+The plain loop is eager float32 with two threads, NCHW, and torch.optim.Adam. Ours are two processes of one thread each that train an
+evolved rule (Opt6). Both take the same batches. Medians over the rounds are printed; other load on the machine makes them rough.
+
+    python benchmarks/training.py [--rounds 5] [--seconds 4] [TASK ...]
+"""
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+WORKERS = 2
+ENGINES = {
+    "eager float32": {},
+    "fused, flat": {"fused": True, "flat": True},
+    "fused, flat, bf16": {"fused": True, "flat": True, "precision": "bf16"},
+}
+
+
+def endless(task: Any) -> Iterator[Any]:
+    from optevolve.records import Split
+
+    for number in count():
+        yield from task.batches(Split.TRAIN, number)
+
+
+def plain_rate(spec: str, seconds: float) -> float:
+    import torch
+
+    from optevolve.tasks import load
+
+    torch.set_num_threads(WORKERS)
+    torch.manual_seed(0)
+    task = load(spec)
+    model = task.model().train().to(memory_format=torch.contiguous_format)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    batches = endless(task)
+    steps, start = -3, time.perf_counter()
+    while True:
+        if steps == 0:
+            start = time.perf_counter()
+        batch = next(batches)
+        optimizer.zero_grad()
+        task.loss(model, type(batch)(batch.x.contiguous(), batch.y)).backward()
+        optimizer.step()
+        steps += 1
+        if steps > 0 and time.perf_counter() - start > seconds:
+            return steps / (time.perf_counter() - start)
+
+
+def our_rate(spec: str, engine: dict[str, Any], seconds: float) -> float:
+    """Steps per second of the package's own loop, its looks at the losses and training scores included."""
+    import torch
+
+    from optevolve.compile import build
+    from optevolve.tasks import load
+    from optevolve.training import Engine, train
+    from optevolve.zoo import ZOO
+
+    torch.set_num_threads(1)
+    task = load(spec)
+    rule = ZOO["opt6"].rule
+    done, spent, steps = 0, 0.0, 10
+    while spent < seconds:
+        chosen = Engine(**engine)
+        curve = train(
+            task, lambda p: build(rule, p, lr=1e-3, total_steps=8000, flat=chosen.flat), [1e-3] * steps, [0.9] * steps,  # noqa: B023
+            seed=0, epoch_steps=steps, split=None, engine=chosen,
+        )  # fmt: skip
+        if done or spent:
+            done, spent = done + steps, spent + curve.seconds
+        else:
+            spent = 1e-9  # the first call warms up
+        steps = max(10, min(2000, int(seconds / 2 / curve.seconds * steps)))
+    return done / spent
+
+
+def worker(connection: Any) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    while (message := connection.recv()) is not None:
+        connection.send(our_rate(*message))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "tasks", nargs="*", default=["cifar10-convnet@width=32", "cifar10-convnet@width=8", "digits@width=16", "digits@width=8"]
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    arguments = parser.parse_args()
+    shared = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if "OPTEVOLVE_DATA" not in os.environ and shared.is_dir():
+        os.environ["OPTEVOLVE_DATA"] = str(shared)
+    context = multiprocessing.get_context("spawn")
+    pipes = []
+    for _ in range(WORKERS):
+        ours, theirs = context.Pipe()
+        context.Process(target=worker, args=(theirs,), daemon=True).start()
+        pipes.append(ours)
+    print(f"{'task':28} {'loop':36} {'steps/s':>9} {'ratio':>7}")
+    for spec in arguments.tasks:
+        rates: dict[str, list[float]] = {"plain": []}
+        for _ in range(arguments.rounds):
+            rates["plain"].append(plain_rate(spec, arguments.seconds))
+            for name, engine in ENGINES.items():
+                for pipe in pipes:
+                    pipe.send((spec, engine, arguments.seconds))
+                rates.setdefault(name, []).append(sum(pipe.recv() for pipe in pipes))
+        print(f"{spec:28} {f'plain PyTorch, Adam, {WORKERS} threads':36} {statistics.median(rates['plain']):9.1f} {1:7.2f}")
+        for name in ENGINES:
+            ratio = statistics.median(ours / plain for ours, plain in zip(rates[name], rates["plain"], strict=True))
+            print(f"{'':28} {f'{WORKERS} workers, Opt6, {name}':36} {statistics.median(rates[name]):9.1f} {ratio:7.2f}", flush=True)
+    for pipe in pipes:
+        pipe.send(None)
+
+
+if __name__ == "__main__":
+    main()

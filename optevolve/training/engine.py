@@ -1,0 +1,84 @@
+"""How a step is computed: precision of the forward pass, fused layers, a flat optimizer. The numbers differ from plain torch by rounding.
+
+On two-dozen-tensor models and one thread per process, `torch.compile` of forward and backward was measured to give less than the fused
+layers do (benchmarks/training.py has the table), at tens of seconds per worker; so it is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from optevolve.config import Protocol
+from optevolve.training.norm_swish import NormSwish, available
+
+__all__ = ["PLAIN", "Engine", "precision_of"]
+
+
+@cache
+def _has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself (AVX512_BF16 or AMX); emulated, it would be slower than float32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:  # another system than Linux: no such file, and no way to ask
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def precision_of(protocol: Protocol) -> str:
+    """What a protocol's precision means on this machine: "float32" or "bf16"."""
+    if protocol.precision == "auto":
+        return "bf16" if _has_bfloat16() else "float32"
+    return protocol.precision
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How the steps of a training are computed.
+
+    Attributes:
+        precision: "float32", or "bf16": forward pass under autocast, weights, gradients and optimizer in float32.
+        fused: batch norm and swish as one kernel, where there is a compiler; numbers differ by rounding.
+        flat: the optimizer keeps all parameters in one buffer.
+    """
+
+    precision: str = "float32"
+    fused: bool = False
+    flat: bool = False
+
+    @staticmethod
+    def of(protocol: Protocol) -> Engine:
+        """The engine that a protocol asks for, on this machine."""
+        return Engine(precision_of(protocol), protocol.compile, protocol.compile)
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The model, with its layers fused in place where that is asked for and can be; the order of its parameters stays."""
+        if self.fused and available():
+            for sequence in list(_sequences(model)):
+                for number in range(len(sequence) - 1):
+                    norm, swish = sequence[number], sequence[number + 1]
+                    if isinstance(swish, nn.SiLU) and type(norm) is nn.BatchNorm2d and _plain(norm):
+                        sequence[number], sequence[number + 1] = NormSwish(norm), nn.Identity()
+        return model
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Surrounds the forward pass."""
+        return torch.autocast("cpu", torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+
+PLAIN = Engine()
+
+
+def _sequences(model: nn.Module) -> Iterator[nn.Sequential]:
+    return (module for module in model.modules() if isinstance(module, nn.Sequential))
+
+
+def _plain(norm: nn.BatchNorm2d) -> bool:
+    plain = norm.affine and norm.track_running_stats and norm.momentum is not None and norm.weight.dtype == torch.float32
+    return plain and norm.weight.device.type == "cpu"
