@@ -19,6 +19,21 @@ Workers = Annotated[
     int | None,
     typer.Option("--workers", "-w", min=1, help="Processes that train in parallel. Default: one per core. It does not change the search."),
 ]
+Store = Annotated[
+    str,
+    typer.Option("--store", metavar="URL", help="Database of the run: postgresql+psycopg://USER@HOST/DATABASE. Default: study.db in DIR."),
+]
+Runner = Annotated[
+    str | None, typer.Option("--runner", help="What measures: local (processes of this machine) or ray (a Ray cluster, docs/cluster.md).")
+]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray-address", metavar="ADDRESS", help="Ray cluster: auto, or ray://HOST:10001. Default: RAY_ADDRESS.")
+]
+TimeLimit = Annotated[
+    float | None, typer.Option("--time-limit", metavar="SECONDS", help="For one measurement. Default: ten times what its peers need.")
+]
+MemoryLimit = Annotated[float | None, typer.Option("--memory-limit", metavar="GIB", help="For one measurement. Default: none.")]
+Metrics = Annotated[list[str] | None, typer.Option("--metrics", help="Send numbers to tensorboard or mlflow; may be repeated.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON; progress goes to standard error.")]
 
 
@@ -45,6 +60,12 @@ def search(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any config value; may be repeated. Keys: 'optevolve config'.")
     ] = None,
+    store: Store = "",
+    runner: Runner = None,
+    ray_address: RayAddress = None,
+    time_limit: TimeLimit = None,
+    memory_limit: MemoryLimit = None,
+    metrics: Metrics = None,
     json: Json = False,
 ) -> None:
     """Evolve an optimizer: random rules, integrity check, training, mutation, elimination, and a final evaluation beside tuned baselines.
@@ -61,31 +82,76 @@ def search(
     """
     from optevolve.config_text import assemble
 
-    chosen = assemble(config_file, preset_name=preset, task=task, seed=seed, data=data, settings=settings or ())
+    place = _workers(runner, ray_address, time_limit, memory_limit)
+    chosen = assemble(config_file, preset_name=preset, task=task, seed=seed, data=data, settings=[*(settings or ()), *place])
     folder = out or Path("runs") / (config_file.stem if config_file else re.sub(r"[^\w.-]+", "-", chosen.task).strip("-"))
     from optevolve import pipeline  # after the config is read, so that its mistakes are told at once
 
-    finished = _is_finished(folder)
-    _with_progress(folder, json, lambda progress: pipeline.search(config=chosen, out=folder, workers=workers, progress=progress))
+    finished = _is_finished(folder, store)
+    told = _callbacks(metrics, folder)
+    _with_progress(
+        folder,
+        json,
+        lambda progress: pipeline.search(config=chosen, out=folder, workers=workers, progress=progress, store=store, callbacks=told),
+    )
     if finished and not json:
         say(f"This run is finished already: {folder}. Its result:")
     _show_result(folder, json)
 
 
-def resume(folder: RunFolder, workers: Workers = None, json: Json = False) -> None:
+def resume(
+    folder: RunFolder,
+    extend: Annotated[
+        list[str] | None,
+        typer.Option("--extend", metavar="KEY=VALUE", help="A larger search.timesteps, search.particles or evaluation.seeds; repeatable."),
+    ] = None,
+    workers: Workers = None,
+    store: Store = "",
+    runner: Runner = None,
+    ray_address: RayAddress = None,
+    time_limit: TimeLimit = None,
+    memory_limit: MemoryLimit = None,
+    metrics: Metrics = None,
+    json: Json = False,
+) -> None:
     """Go on with a run where it stopped. What is finished is not done again.
 
+    An extended run ends as if it had been started with the larger values.
+
     \b
-    Example:
+    Examples:
       optevolve resume runs/demo
+      optevolve resume runs/demo --extend search.timesteps=12
     """
     from optevolve import pipeline
 
-    finished = _is_finished(folder)
-    _with_progress(folder, json, lambda progress: pipeline.resume(folder, workers=workers, progress=progress))
+    place = _workers(runner, ray_address, time_limit, memory_limit)
+    finished = _is_finished(folder, store) and not extend
+    told = _callbacks(metrics, folder)
+    _with_progress(
+        folder,
+        json,
+        lambda progress: pipeline.resume(
+            folder, workers=workers, progress=progress, store=store, extend=extend or (), settings=place, callbacks=told
+        ),
+    )
     if finished and not json:
         say(f"This run is finished already: {folder}. Its result:")
     _show_result(folder, json)
+
+
+def _workers(runner: str | None, ray_address: str | None, time_limit: float | None, memory_limit: float | None) -> list[str]:
+    """Options about workers as settings of the config."""
+    if ray_address is not None and runner is None:
+        runner = "ray"
+    values = {"runner": runner, "ray_address": ray_address, "time_limit": time_limit, "memory_limit": memory_limit}
+    return [f"workers.{name}={value}" for name, value in values.items() if value is not None]
+
+
+def _callbacks(names: list[str] | None, folder: Path) -> list[Any]:
+    from optevolve.run.metrics import metrics
+
+    return [metrics(name, folder) for name in names or ()]
 
 
 def evaluate(
@@ -111,8 +177,10 @@ def evaluate(
 
 
 def top(
-    folder: RunFolder,
+    place: Annotated[str, typer.Argument(metavar="DIR|URL", help="Folder of a run, or the URL of its study in a database.")],
     number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many rules.")] = 10,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show a running search live, until it ends or Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option("--every", min=0.1, help="With --follow: seconds between looks.")] = 2.0,
     json: Annotated[bool, typer.Option("--json", help="Print all rules as a JSON list of objects.")] = False,
 ) -> None:
     """The best rules of a run, also while it is running.
@@ -120,17 +188,23 @@ def top(
     \b
     Examples:
       optevolve top runs/demo
+      optevolve top runs/demo --follow
       optevolve top runs/demo --json | python -m json.tool
     """
     from optevolve import pipeline
 
-    rows = pipeline.leaderboard(folder)
+    if follow:
+        from optevolve.cli.live import follow as show
+
+        show(place, number, every)
+        return
+    rows = pipeline.leaderboard(place)
     if json:
         print_json(rows)
     elif rows:
         _print_leaderboard(rows[:number])
     else:
-        say(f"Nothing is measured yet in {folder}.")
+        say(f"Nothing is measured yet in {place}.")
 
 
 def report(
@@ -165,13 +239,13 @@ def _with_progress(folder: Path, json: bool, action: Callable[[Any], Any]) -> An
         raise typer.Exit(130) from None
 
 
-def _is_finished(folder: Path) -> bool:
+def _is_finished(folder: Path, store: str = "") -> bool:
+    from optevolve.run.folder import has_run, store_of
     from optevolve.run.store import Study
 
-    store = folder / "study.db"
-    if not store.is_file():
+    if not has_run(folder, store):
         return False
-    with Study.open(store, read_only=True) as study:
+    with Study.open(store_of(folder, store), read_only=True) as study:
         return study.finished
 
 

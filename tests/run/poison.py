@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+import threading
 import time
 
 from optevolve.config import Protocol
@@ -57,10 +58,14 @@ def poisoned(job: Job) -> Outcome:
     if word == "hang":
         while True:
             pass
+    if word == "sleep":
+        time.sleep(float(rest))
     if word == "memory":
         return Outcome(Status.COMPLETED, float(len(bytearray(int(rest)))))
     if word == "unpicklable":
         return Outcome(Status.COMPLETED, 0.5, reason=lambda: None)  # type: ignore[arg-type]
+    if word == "lock":  # which not even cloudpickle takes
+        return Outcome(Status.COMPLETED, 0.5, reason=threading.Lock())  # type: ignore[arg-type]
     if word == "environment":
         return Outcome(Status.COMPLETED, 0.5, reason=" ".join(f"{name}={os.environ.get(name, '')}" for name in rest.split()))
     return synthetic(job)

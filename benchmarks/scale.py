@@ -1,0 +1,154 @@
+"""What the driver costs when a thousand workers measure for it: 100,000 evaluations of a synthetic fitness by simulated workers, through the
+real driver, particle search, integrity check and store.
+
+    python benchmarks/scale.py                       # goals: under 5 ms per evaluation, under 1 GiB, the end within 1.5 times the start
+    python benchmarks/scale.py --evaluations 5000    # a sample
+
+Time is the driver's own, without the simulated workers'; memory is the process's peak. Exits with 1 if a goal is missed.
+"""
+
+import argparse
+import hashlib
+import heapq
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from optevolve.config import Protocol, Search
+from optevolve.integrity import check_integrity
+from optevolve.records import Job, Outcome, Status, TrainingCurve
+from optevolve.run.driver import Ask, Happening, drive
+from optevolve.run.store import Study
+from optevolve.search import ALGORITHMS, Sameness
+from optevolve.space.grammar import grammar
+
+PROTOCOL = Protocol()
+POINTS = tuple(range(1, 11))
+
+
+def fitness(job: Job) -> Outcome:
+    """A hash of the rule; one in six fails."""
+    bits = int(hashlib.sha256(job.rule.encode()).hexdigest()[:12], 16)
+    seconds = 100 + bits % 200
+    if bits % 6 == 0:
+        return Outcome(Status.DIVERGED, reason="every trial diverged", steps=100, seconds=float(seconds))
+    values = tuple(bits % (100 + i) / 100 for i in POINTS)
+    curves = tuple(TrainingCurve(10.0**-i, 0, POINTS, values, values, values, purpose="trial") for i in range(3))
+    return Outcome(Status.COMPLETED, bits % 10**6 / 10**6, 0.1, curves=curves, steps=13600, seconds=float(seconds))
+
+
+class SimulatedWorkers:
+    """Workers on a clock of their own; `seconds` is what simulating them took in reality."""
+
+    def __init__(self, capacity: int, tick: float) -> None:
+        self.capacity, self.tick = capacity, tick
+        self.now = self.seconds = 0.0
+        self.jobs: list[tuple[float, int, str, Outcome]] = []
+        self.count = 0
+
+    def submit(self, job: Job) -> None:
+        started = time.perf_counter()
+        outcome = fitness(job)
+        self.count += 1
+        heapq.heappush(self.jobs, (self.now + outcome.seconds, self.count, job.id, outcome))
+        self.seconds += time.perf_counter() - started
+
+    def collect(self, timeout: float) -> list[tuple[str, Outcome]]:
+        started = time.perf_counter()
+        arrived = []
+        if self.jobs:
+            self.now = self.jobs[0][0] + self.tick
+            while self.jobs and self.jobs[0][0] <= self.now:
+                _, _, job_id, outcome = heapq.heappop(self.jobs)
+                arrived.append((job_id, outcome))
+        self.seconds += time.perf_counter() - started
+        return arrived
+
+    def close(self) -> None:
+        self.jobs.clear()
+
+
+class Source:
+    """The search; `seconds` is what it took to ask and tell, integrity checks included."""
+
+    def __init__(self, search: Search) -> None:
+        self.algorithm = ALGORITHMS["particle"](search, grammar("paper"), check_integrity, 0)
+        self.seconds = 0.0
+
+    def ask(self) -> Ask | None:
+        started = time.perf_counter()
+        proposal = self.algorithm.ask()
+        self.seconds += time.perf_counter() - started
+        return proposal and (proposal.stage, Job(proposal.id, proposal.rule, "synthetic", PROTOCOL, 0), proposal)
+
+    def tell(self, job_id: str, outcome: Outcome) -> None:
+        started = time.perf_counter()
+        self.algorithm.tell(job_id, outcome)
+        self.seconds += time.perf_counter() - started
+
+    @property
+    def done(self) -> bool:
+        return self.algorithm.done
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--evaluations", type=int, default=100_000)
+    parser.add_argument("--workers", type=int, default=1000)
+    parser.add_argument("--sameness", default="spelling", help="how equal rules are found: spelling, behaviour or nearly")
+    parser.add_argument("--store", default="", help="URL of a database; default: a file in a temporary folder")
+    options = parser.parse_args()
+
+    particles = max(2, options.evaluations // 100)
+    population = 2 * particles
+    search = Search(population=population, particles=particles, timesteps=16, children=6, redraws=0, lookahead=2 * options.workers)
+    source, workers, sameness = Source(search), SimulatedWorkers(options.workers, 2.0), Sameness(options.sameness)
+    marks: list[tuple[int, float]] = []  # evolution told so far, the driver's seconds so far
+    told = same_seconds = 0.0
+
+    def same(job: Job) -> str:
+        nonlocal same_seconds
+        begun = time.perf_counter()
+        key = sameness(job.rule)
+        same_seconds += time.perf_counter() - begun
+        return key
+
+    def watch(happening: Happening) -> None:
+        nonlocal told
+        if happening.kind == "told" and happening.stage == "evolution":
+            told += 1
+            if told % 100 == 0:
+                marks.append((int(told), time.perf_counter() - started - workers.seconds))
+
+    with tempfile.TemporaryDirectory() as folder, Study.create(options.store or Path(folder) / "study.db", "x") as study:
+        started = time.perf_counter()
+        drive(source, workers, study, lookahead=search.lookahead, same=same, on_event=watch)
+        wall = time.perf_counter() - started
+        evaluations = len(study.jobs())
+        size = 0 if options.store else sum(path.stat().st_size for path in Path(folder).iterdir())
+
+    own = wall - workers.seconds
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform != "darwin" else 2**30)
+    tenth = max(1, len(marks) // 10)
+    start = (marks[tenth][1] - marks[0][1]) / (marks[tenth][0] - marks[0][0]) * 1e3
+    end = (marks[-1][1] - marks[-1 - tenth][1]) / (marks[-1][0] - marks[-1 - tenth][0]) * 1e3
+    each = own / evaluations * 1e3
+    rest = own - source.seconds - same_seconds
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"{evaluations} evaluations by {options.workers} simulated workers, equal rules by {options.sameness}")
+    print(f"driver             {each:8.2f} ms per evaluation   goal < 5")
+    print(f"  search           {source.seconds / evaluations * 1e3:8.2f} ms (mutation, integrity check)")
+    print(f"  equal rules      {same_seconds / evaluations * 1e3:8.2f} ms")
+    print(f"  driver and store {rest / evaluations * 1e3:8.2f} ms")
+    print(f"start, end         {start:8.2f}, {end:.2f} ms per evaluation, ratio {end / start:.2f}   goal < 1.5")
+    print(f"peak memory        {peak:8.2f} GiB   goal < 1")
+    print(f"database           {size / 2**20:8.0f} MiB")
+    return 0 if each < 5 and end / start < 1.5 and peak < 1 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""A running search, shown live from another terminal: looks into the store again and again."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from optevolve.cli.terminal import console
+from optevolve.records import Measurement, Status
+
+__all__ = ["follow", "picture"]
+
+
+def follow(place: str, number: int, every: float) -> None:
+    """Shows a run until it is finished or Ctrl-C; on no terminal, one look after the other, each under the last.
+
+    Args:
+        place: folder of the run, or URL of its study.
+        number: rules to show.
+        every: seconds between looks.
+    Raises:
+        StudyError: if there is no run.
+    """
+    from optevolve.report import leaderboard
+    from optevolve.run.folder import read_run
+
+    screen = console()
+    with read_run(place) as (study, config), Live(console=screen, auto_refresh=False, transient=False) as live:
+        title = f"{place}: {config.task}"
+        known = -1
+        try:
+            while True:
+                finished = study.finished
+                count = len(study.jobs())
+                if count != known or finished:  # reading everything anew is for when there is something new
+                    known, measurements = count, study.measurements(with_curves=False)
+                    live.update(picture(title, measurements, leaderboard(measurements, number), finished), refresh=True)
+                if finished:
+                    return
+                time.sleep(every)
+        except KeyboardInterrupt:
+            return
+
+
+def picture(title: str, measurements: list[Measurement], rows: list[dict[str, Any]], finished: bool) -> RenderableType:
+    """What is shown at one look: counts by stage, then the best rules."""
+    state = "finished" if finished else f"as of {datetime.now(UTC):%H:%M:%S} UTC"
+    counts: dict[str, Counter[Status]] = {}
+    for measurement in measurements:
+        counts.setdefault(measurement.stage, Counter())[measurement.outcome.status] += 1
+    stages = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("stage", *(status.value for status in Status)):
+        stages.add_column(name, justify="left" if name == "stage" else "right")
+    for stage, found in counts.items():
+        stages.add_row(stage, *(str(found[status] or "–") for status in Status))
+    rules = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("rank", "fitness", "lr", "stage", "rule"):
+        rules.add_column(name, justify="right" if name in ("rank", "fitness", "lr") else "left", no_wrap=name != "rule", overflow="fold")
+    for row in rows:
+        if row["fitness"] is not None:
+            numbers = (str(row["rank"]), f"{row['fitness']:.4f}", f"{row['learning_rate']:g}" if row["learning_rate"] else "–")
+            rules.add_row(*numbers, Text(str(row.get("stage", ""))), Text(row["rule"]))
+    head = Text(f"{title}, {len(measurements)} measured, {state}", style="bold")
+    return Group(head, Text(), stages, Text(), rules)
