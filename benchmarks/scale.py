@@ -1,10 +1,11 @@
-"""What the driver costs when a thousand workers measure for it: 100,000 evaluations of a synthetic fitness by simulated workers, through the
-real driver, particle search, integrity check and store.
+"""What the driver costs when a thousand workers measure for it: 100,000 evaluations of a synthetic fitness by simulated workers, through
+the real driver, particle search, integrity check and store.
 
     python benchmarks/scale.py                       # goals: under 5 ms per evaluation, under 1 GiB, the end within 1.5 times the start
     python benchmarks/scale.py --evaluations 5000    # a sample
 
-Time is the driver's own, without the simulated workers'; memory is the process's peak. Exits with 1 if a goal is missed.
+Goals are about processor time, the driver's own without the simulated workers', so that other work on the machine does not count; time by
+the clock, which has waiting for the disk in it too, stands beside it. Memory is the process's peak. Exits with 1 if a goal is missed.
 """
 
 import argparse
@@ -51,21 +52,21 @@ class SimulatedWorkers:
         self.count = 0
 
     def submit(self, job: Job) -> None:
-        started = time.perf_counter()
+        started = time.process_time()
         outcome = fitness(job)
         self.count += 1
         heapq.heappush(self.jobs, (self.now + outcome.seconds, self.count, job.id, outcome))
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.process_time() - started
 
     def collect(self, timeout: float) -> list[tuple[str, Outcome]]:
-        started = time.perf_counter()
+        started = time.process_time()
         arrived = []
         if self.jobs:
             self.now = self.jobs[0][0] + self.tick
             while self.jobs and self.jobs[0][0] <= self.now:
                 _, _, job_id, outcome = heapq.heappop(self.jobs)
                 arrived.append((job_id, outcome))
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.process_time() - started
         return arrived
 
     def close(self) -> None:
@@ -80,15 +81,15 @@ class Source:
         self.seconds = 0.0
 
     def ask(self) -> Ask | None:
-        started = time.perf_counter()
+        started = time.process_time()
         proposal = self.algorithm.ask()
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.process_time() - started
         return proposal and (proposal.stage, Job(proposal.id, proposal.rule, "synthetic", PROTOCOL, 0), proposal)
 
     def tell(self, job_id: str, outcome: Outcome) -> None:
-        started = time.perf_counter()
+        started = time.process_time()
         self.algorithm.tell(job_id, outcome)
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.process_time() - started
 
     @property
     def done(self) -> bool:
@@ -99,7 +100,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--evaluations", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=1000)
-    parser.add_argument("--sameness", default="spelling", help="how equal rules are found: spelling, behaviour or nearly")
+    parser.add_argument("--sameness", default="behaviour", help="how equal rules are found: spelling, behaviour or nearly")
     parser.add_argument("--store", default="", help="URL of a database; default: a file in a temporary folder")
     options = parser.parse_args()
 
@@ -112,9 +113,9 @@ def main() -> int:
 
     def same(job: Job) -> str:
         nonlocal same_seconds
-        begun = time.perf_counter()
+        begun = time.process_time()
         key = sameness(job.rule)
-        same_seconds += time.perf_counter() - begun
+        same_seconds += time.process_time() - begun
         return key
 
     def watch(happening: Happening) -> None:
@@ -122,16 +123,15 @@ def main() -> int:
         if happening.kind == "told" and happening.stage == "evolution":
             told += 1
             if told % 100 == 0:
-                marks.append((int(told), time.perf_counter() - started - workers.seconds))
+                marks.append((int(told), time.process_time() - started - workers.seconds))
 
     with tempfile.TemporaryDirectory() as folder, Study.create(options.store or Path(folder) / "study.db", "x") as study:
-        started = time.perf_counter()
+        clock, started = time.perf_counter(), time.process_time()
         drive(source, workers, study, lookahead=search.lookahead, same=same, on_event=watch)
-        wall = time.perf_counter() - started
+        own, wall = time.process_time() - started - workers.seconds, time.perf_counter() - clock
         evaluations = len(study.jobs())
         size = 0 if options.store else sum(path.stat().st_size for path in Path(folder).iterdir())
 
-    own = wall - workers.seconds
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform != "darwin" else 2**30)
     tenth = max(1, len(marks) // 10)
     start = (marks[tenth][1] - marks[0][1]) / (marks[tenth][0] - marks[0][0]) * 1e3
@@ -144,6 +144,7 @@ def main() -> int:
     print(f"  search           {source.seconds / evaluations * 1e3:8.2f} ms (mutation, integrity check)")
     print(f"  equal rules      {same_seconds / evaluations * 1e3:8.2f} ms")
     print(f"  driver and store {rest / evaluations * 1e3:8.2f} ms")
+    print(f"by the clock       {wall / evaluations * 1e3:8.2f} ms per evaluation, simulated workers and other programs included")
     print(f"start, end         {start:8.2f}, {end:.2f} ms per evaluation, ratio {end / start:.2f}   goal < 1.5")
     print(f"peak memory        {peak:8.2f} GiB   goal < 1")
     print(f"database           {size / 2**20:8.0f} MiB")
