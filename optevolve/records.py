@@ -121,6 +121,7 @@ class Outcome:
         curves: every training run made, trials first.
         steps: training steps spent.
         seconds: wall-clock seconds spent.
+        interval: 95 % interval of the fitness (low, high), where the protocol gives one.
     """
 
     status: Status
@@ -130,6 +131,7 @@ class Outcome:
     curves: tuple[TrainingCurve, ...] = field(default=(), repr=False)
     steps: int = 0
     seconds: float = 0.0
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

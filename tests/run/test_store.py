@@ -120,6 +120,7 @@ def measurements(draw: st.DrawFn, ident: str) -> Measurement:
         tuple(draw(st.lists(training_curves(), max_size=3))),
         draw(st.integers(0, 2**40)),
         draw(numbers),
+        interval=draw(st.none() | st.tuples(numbers, numbers)),
     )
     rejected = st.lists(st.tuples(texts, texts), max_size=3).map(tuple)
     proposal = st.builds(Proposal, st.just(ident), texts, texts, parent=texts, particle=st.integers(-1, 99), rejected=rejected)

@@ -97,6 +97,8 @@ evaluations = Table(
     Column("status", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("fitness", Float),
+    Column("interval_low", Float),  # 95 % interval of the fitness; null where the protocol gives none
+    Column("interval_high", Float),
     Column("learning_rate", Float),
     Column("steps", BigInteger().with_variant(Integer, "sqlite"), nullable=False),
     Column("seconds", Float, nullable=False),
