@@ -7,6 +7,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -87,7 +88,8 @@ def python_source(
     learning_rate: float | None = None,
 ) -> str:
     """The text of the file that `export` writes; arguments as there."""
-    imports, bodies = _pieces()
+    imports, pieces = _pieces()
+    bodies = dict(pieces)
     class_text = emit_class(rule, name, learning_rate=learning_rate)
     if "bessel_i1e" not in class_text:
         bodies.pop(bessel.__name__)
@@ -127,6 +129,7 @@ def _about(title: str, rule: UpdateRule, provenance: str, scores: Mapping[str, f
     return lines
 
 
+@cache
 def _pieces() -> tuple[str, dict[str, str]]:
     """Imports of all pieces, merged, and the text of each piece without its docstring, imports and `__all__`."""
     imports: dict[str, set[str]] = {}

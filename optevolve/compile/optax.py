@@ -84,6 +84,8 @@ def optax_source(rule: UpdateRule, name: str, header: list[str]) -> str:
         for statement in statements:
             _ToJax().visit(statement)
         bodies.append("\n".join(ast.unparse(ast.fix_missing_locations(statement)) for statement in statements))
+    # exactly 0 at the last step in float32, too: some rules divide by it
+    bodies[0] = bodies[0].replace("1 - (t + 1) / T", "(T - (t + 1)) / T")
     reductions = sorted({word for word in _REDUCTIONS if f"{word}(" in bodies[1]})
     if "row_rms" in reductions or "column_rms" in reductions:
         reductions = sorted({*reductions, "rms"})
