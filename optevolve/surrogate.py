@@ -6,6 +6,7 @@ gives the fitness, so that a final evaluation on the test split has not tuned on
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +14,12 @@ import numpy.typing as npt
 from optevolve.compile import build
 from optevolve.config import Protocol
 from optevolve.errors import ConfigError, OptevolveError
-from optevolve.records import Job, Outcome, Status, TrainingCurve
+from optevolve.racing import Race, full_seed, mean_interval
+from optevolve.records import Job, Outcome, Split, Status, TrainingCurve
 from optevolve.schedule import schedule_values
 from optevolve.space import UpdateRule, parse
 from optevolve.tasks import Task, load
-from optevolve.training import Engine, train, untrained_score
+from optevolve.training import Engine, Part, train, untrained_score
 
 __all__ = ["FIRST_LEARNING_RATE", "best_trial", "measure", "step_values"]
 
@@ -49,6 +51,7 @@ def measure(job: Job) -> Outcome:
         curves=tuple(measurement.curves),
         steps=sum(curve.steps[-1] for curve in measurement.curves),
         seconds=time.perf_counter() - started,
+        interval=measurement.interval,
     )
 
 
@@ -99,9 +102,12 @@ class _Measurement:
         self.task = task
         self.rule = rule
         self.curves: list[TrainingCurve] = []
+        self.interval: tuple[float, float] | None = None
 
     def run(self) -> tuple[Status, str, float | None, float | None]:
         """Status, reason, chosen learning rate and fitness."""
+        if self.job.protocol.kind == "fast":
+            return self._run_fast()
         first_floor, floor = self._floors()
         learning_rate = self.job.learning_rate
         if learning_rate is None:
@@ -125,6 +131,41 @@ class _Measurement:
         fitness = max(full.score) if self.job.protocol.judge == "best" else full.score[-1]
         return Status.COMPLETED, "", learning_rate, fitness
 
+    def _run_fast(self) -> tuple[Status, str, float | None, float | None]:
+        """The same by the protocol "fast"; see `optevolve.racing`."""
+        protocol, learning_rate = self.job.protocol, self.job.learning_rate
+        seeds = [self.job.seed]
+        if learning_rate is None:
+            race = Race(protocol, self.job.seed, self._race)
+            learning_rate = race.winner()
+            if learning_rate is None:
+                worst = self.curves[0]
+                return Status.DIVERGED, f"every trial diverged; at learning rate {worst.learning_rate:g}: {worst.reason}", None, None
+            best, needed = float(np.mean(race.scores[learning_rate])), self._floors_fast()
+            if best < needed:
+                return Status.STOPPED, f"best trial score {best:.4g} (at {learning_rate:g}) below {needed:.4g}", None, None
+            seeds = [full_seed(self.job.seed, number) for number in range(protocol.full_seeds)]
+        part: Part = "judgement" if self.job.split is Split.VALID else "all"
+        scores = []
+        for seed in seeds:
+            full = self._train(learning_rate, trial=False, floor=protocol.floor, seed=seed, part=part)
+            if full.status != Status.COMPLETED:
+                return full.status, f"full run at learning rate {learning_rate:g}: {full.reason}", learning_rate, None
+            scores.append(max(full.score) if protocol.judge == "best" else full.score[-1])
+        self.interval = mean_interval(scores)
+        return Status.COMPLETED, "", learning_rate, float(np.mean(scores))
+
+    def _race(self, learning_rate: float, steps: int, seed: int) -> TrainingCurve:
+        """A run of the race: schedule and decays compressed into its steps, judged once, at its end, by the half that choices may see."""
+        shorter = replace(
+            self.job.protocol, trial_steps=steps, trial_schedule="compressed", trial_epoch_steps=steps, trial_floor_epoch=1
+        )  # fmt: skip
+        return self._train(learning_rate, trial=True, floor=None, seed=seed, part="choice", protocol=shorter)
+
+    def _floors_fast(self) -> float:
+        given = self.job.protocol.floor
+        return float(np.nextafter(untrained_score(self.task, self.job.seed), np.inf)) if given is None else given
+
     def _below(self, best: TrainingCurve, needed: float) -> str:
         tried = f"{len(self.curves)} learning rates"
         return f"best trial score {max(best.train_score):.4g} of {tried} (at {best.learning_rate:g}) below {needed:.4g}"
@@ -139,22 +180,32 @@ class _Measurement:
         first, full = own or (0.0, 0.0)  # with no floors of the task, both of the protocol's are given
         return (first if protocol.first_floor is None else protocol.first_floor, full if protocol.floor is None else protocol.floor)
 
-    def _train(self, learning_rate: float, *, trial: bool, floor: float) -> TrainingCurve:
-        protocol = self.job.protocol
+    def _train(
+        self,
+        learning_rate: float,
+        *,
+        trial: bool,
+        floor: float | None,
+        seed: int | None = None,
+        part: Part = "all",
+        protocol: Protocol | None = None,
+    ) -> TrainingCurve:
+        protocol = self.job.protocol if protocol is None else protocol
+        seed = self.job.seed if seed is None else seed
+        split = None if trial and part == "all" else Split.VALID if trial else self.job.split
         rates, momenta = step_values(protocol, learning_rate, trial=trial)
         compressed = trial and protocol.trial_schedule == "compressed"
         decay_steps = protocol.trial_steps if compressed else protocol.full_steps
         engine = Engine.of(protocol)
         curve = train(
             self.task,
-            lambda parameters: build(
-                self.rule, parameters, lr=learning_rate, total_steps=decay_steps, seed=self.job.seed, flat=engine.flat
-            ),
+            lambda parameters: build(self.rule, parameters, lr=learning_rate, total_steps=decay_steps, seed=seed, flat=engine.flat),
             rates,
             momenta,
-            seed=self.job.seed,
+            seed=seed,
             epoch_steps=protocol.trial_epoch_steps if trial else protocol.epoch_steps,
-            split=None if trial else self.job.split,
+            split=split,
+            part=part,
             floor=floor,
             floor_epoch=protocol.trial_floor_epoch if trial else protocol.floor_epoch,
             max_loss_ratio=protocol.max_loss_ratio,

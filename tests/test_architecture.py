@@ -24,6 +24,7 @@ LAYERS: list[set[str]] = [
     {"optim"},
     {"tasks"},
     {"training"},
+    {"racing"},
     {"surrogate"},
     {"eliminate"},
     {"evaluate"},

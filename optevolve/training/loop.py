@@ -21,6 +21,7 @@ from optevolve.errors import TaskError
 from optevolve.records import Split, Status, TrainingCurve
 from optevolve.tasks import Batch, Task
 from optevolve.training.engine import PLAIN, Engine
+from optevolve.training.halves import Part, part_of
 
 __all__ = ["LOOK_STEPS", "OptimizerFactory", "evaluate", "train", "untrained_score"]
 
@@ -44,6 +45,7 @@ def train(
     learning_rate: float | None = None,
     purpose: str = "full",
     engine: Engine = PLAIN,
+    part: Part = "all",
 ) -> TrainingCurve:
     """Trains a fresh model once and measures it every epoch.
 
@@ -60,6 +62,7 @@ def train(
         learning_rate: what the curve reports as its peak; the largest of `learning_rates` if not given.
         purpose: what the curve reports as its purpose.
         engine: how the steps are computed.
+        part: of `split`: all of it, or the half for choices or the one for the judgement.
     Returns:
         The curve; its status is DIVERGED if a loss, a score or a parameter became non-finite or a loss exploded, at most ten steps after it
         did, and STOPPED below the floor. A diverged run's last point is the step at which that was seen, its score NaN.
@@ -78,7 +81,7 @@ def train(
             if epoch_ends or step % LOOK_STEPS == 0:
                 trouble = steps.look()
                 if epoch_ends and not trouble:
-                    score = math.nan if split is None else evaluate(task, model, split, engine)
+                    score = math.nan if split is None else evaluate(task, model, split, engine, part)
                     trouble = steps.unsound(score if split is not None else 0.0)
                 if trouble:
                     curve.add(step, *steps.means(), math.nan)
@@ -104,14 +107,14 @@ def train(
     )
 
 
-def evaluate(task: Task, model: nn.Module, split: Split, engine: Engine = PLAIN) -> float:
-    """The model's score over one pass of a split, batches weighted by their size, in evaluation mode; the mode is put back afterwards."""
+def evaluate(task: Task, model: nn.Module, split: Split, engine: Engine = PLAIN, part: Part = "all") -> float:
+    """The model's score over one pass of a split or a part of it, batches weighted by size, in evaluation mode, which is put back."""
     mode = model.training
     model.eval()
     scores: list[Tensor] = []
     sizes: list[int] = []
     with torch.no_grad(), engine.autocast():
-        for batch in task.batches(split, 0):
+        for batch in part_of(iter(task.batches(split, 0)), part):
             scores.append(task.score(model, batch))
             sizes.append(_size(batch))
     model.train(mode)

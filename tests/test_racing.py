@@ -1,0 +1,158 @@
+"""The protocol `fast`: which learning rates are raced, on what they are judged, and what the fitness and its interval are made of."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from optevolve.config import FAST, Protocol
+from optevolve.racing import Race, full_seed, mean_interval
+from optevolve.records import Job, Split, Status, TrainingCurve
+from optevolve.surrogate import measure
+from optevolve.tasks import TASKS, Batch
+from optevolve.tasks.synthetic import MlpMoons
+from optevolve.training.halves import part_of
+
+TINY = replace(FAST, trial_steps=12, full_steps=60, epoch_steps=60)
+JOB = Job("one", "momentum: g", "mlp-moons", TINY, seed=3)
+
+
+class Landscape:
+    """Runs whose score is a parabola of the logarithm of the learning rate; above `limit` they diverge."""
+
+    def __init__(self, peak: float, limit: float = math.inf) -> None:
+        self.peak, self.limit = peak, limit
+        self.runs: list[tuple[float, int, int]] = []
+
+    def __call__(self, rate: float, steps: int, seed: int) -> TrainingCurve:
+        self.runs.append((rate, steps, seed))
+        status = Status.DIVERGED if rate > self.limit else Status.COMPLETED
+        score = math.nan if rate > self.limit else 1 - (math.log10(rate) - self.peak) ** 2 / 100
+        return TrainingCurve(rate, seed, (steps,), (1.0,), (score,), (score,), status)
+
+
+@given(st.floats(-7, 3), st.integers(1, 3), st.integers(1, 4))
+def test_the_best_learning_rate_is_found_to_half_a_decade_also_beyond_the_grid(peak: float, seeds: int, rungs: int) -> None:
+    landscape = Landscape(peak)
+    found = Race(Protocol(kind="fast", trial_seeds=seeds, rungs=rungs), 0, landscape).winner()
+    assert found is not None
+    assert abs(math.log10(found) - peak) <= 0.2501
+    assert len(landscape.runs) <= seeds * (7 + 3 + 3 * (rungs - 1) + 2)
+
+
+def test_rungs_double_in_length_and_share_seeds_between_rates() -> None:
+    landscape = Landscape(-2.1)
+    Race(replace(FAST, trial_seeds=2, rungs=3), 5, landscape).winner()
+    by_steps = {steps: [(rate, seed) for rate, s, seed in landscape.runs if s == steps] for steps in (40, 80, 160)}
+    assert [len(runs) for runs in by_steps.values()] == [14, 6, 6]
+    for runs in by_steps.values():
+        assert len({seed for _, seed in runs}) == 2
+    assert len({seed for _, _, seed in landscape.runs}) == 6
+
+
+def test_diverged_rates_lose_and_if_all_do_there_is_no_winner() -> None:
+    found = Race(FAST, 0, Landscape(2.0, limit=0.5)).winner()
+    assert found == pytest.approx(10**-0.5)
+    landscape = Landscape(0.0, limit=0.0)
+    assert Race(FAST, 0, landscape).winner() is None
+    assert len(landscape.runs) == 7
+
+
+def test_a_candidate_costs_at_most_an_eighth_of_the_papers() -> None:
+    paper = Protocol()
+    cost = len(paper.learning_rates) * paper.trial_steps + paper.full_steps
+    for peak in (-9.0, -5.2, -2.0, 1.3, 5.0):
+        landscape = Landscape(peak)
+        Race(FAST, 0, landscape).winner()
+        assert 8 * (sum(steps for _, steps, _ in landscape.runs) + FAST.full_seeds * FAST.full_steps) <= cost
+
+
+def test_the_fitness_is_the_mean_of_the_full_runs_with_its_interval() -> None:
+    outcome = measure(JOB)
+    full = [curve for curve in outcome.curves if curve.purpose == "full"]
+    assert outcome.status is Status.COMPLETED
+    assert [curve.seed for curve in full] == [full_seed(3, 0), full_seed(3, 1)]
+    assert {curve.learning_rate for curve in full} == {outcome.learning_rate}
+    scores = [curve.score[-1] for curve in full]
+    assert outcome.fitness == pytest.approx(np.mean(scores))
+    assert np.mean(scores) > 0.7
+    assert outcome.interval == pytest.approx(stats.t.interval(0.95, 1, np.mean(scores), stats.sem(scores)))
+    assert outcome == replace(measure(JOB), seconds=outcome.seconds, curves=outcome.curves)
+    assert outcome.fitness != measure(replace(JOB, seed=4)).fitness
+
+
+def test_each_run_has_the_whole_schedule() -> None:
+    outcome = measure(JOB)
+    trials = [curve for curve in outcome.curves if curve.purpose == "trial"]
+    assert {curve.steps[-1] for curve in trials if curve.status is Status.COMPLETED} == {12, 24}
+    assert not any(math.isnan(curve.score[-1]) for curve in trials if curve.status is Status.COMPLETED)
+
+
+def test_choice_and_judgement_see_different_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The labels of the half that judges are turned round: the choice stays, the fitness turns."""
+
+    @dataclass(frozen=True)
+    class Turned(MlpMoons):
+        turned: int = 3
+
+        def batches(self, split: Split, seed: int) -> Iterator[Batch]:
+            for batch in super().batches(split, seed):
+                y = batch.y.clone()
+                if split is Split.VALID and self.turned < 3:
+                    y[self.turned - 1 :: 2] = 1 - y[self.turned - 1 :: 2]
+                yield Batch(batch.x, y)
+
+    monkeypatch.setitem(TASKS, "turned", Turned)
+    plain = measure(replace(JOB, task="turned"))
+    judged = measure(replace(JOB, task="turned@turned=2"))
+    assert judged.learning_rate == plain.learning_rate
+    assert plain.fitness is not None
+    assert judged.fitness == pytest.approx(1 - plain.fitness, abs=1e-6)
+    chosen = measure(replace(JOB, task="turned@turned=1"))
+    assert chosen.learning_rate != plain.learning_rate
+
+
+def test_a_fixed_learning_rate_is_one_run_and_a_test_job_is_judged_on_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = measure(replace(JOB, learning_rate=0.3))
+    assert [(curve.purpose, curve.seed) for curve in outcome.curves] == [("full", 3)]
+    assert outcome.interval is None
+    on_test = measure(replace(JOB, split=Split.TEST))
+    on_valid = measure(JOB)
+    assert on_test.learning_rate == on_valid.learning_rate
+    assert on_test.fitness != on_valid.fitness
+
+
+def test_what_learns_nothing_is_dropped_after_the_race() -> None:
+    outcome = measure(replace(JOB, rule="g - g"))
+    assert outcome.status is Status.STOPPED
+    assert not [curve for curve in outcome.curves if curve.purpose == "full"]
+    assert measure(replace(JOB, protocol=replace(TINY, floor=0.999))).status is Status.STOPPED
+
+
+@given(st.integers(1, 7), st.integers(1, 9))
+def test_halves_are_disjoint_and_together_all(batches: int, size: int) -> None:
+    all_of_it = [Batch(torch.arange(size) + size * n, torch.arange(size)) for n in range(batches)]
+
+    def seen(part: Any) -> list[int]:
+        return [int(value) for batch in part_of(iter(all_of_it), part) for value in batch.x]
+
+    choice, judgement = seen("choice"), seen("judgement")
+    assert seen("all") == list(range(batches * size))
+    if batches * size > 1:
+        assert sorted(choice + judgement) == list(range(batches * size))
+        assert choice
+        assert judgement
+    else:
+        assert choice == judgement
+
+
+def test_an_interval_needs_two_values() -> None:
+    assert mean_interval([0.5]) is None
+    assert mean_interval([0.4, 0.6]) == pytest.approx(stats.t.interval(0.95, 1, 0.5, 0.1))
