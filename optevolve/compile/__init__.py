@@ -14,8 +14,15 @@ parameters and the rule's states are views of one buffer each, so that a step co
 `lr` and `momentum` are read from the parameter groups at every step. `fused=False` keeps to plain torch operations: nothing is ever
 compiled.
 
-The files, in order: `render`, `emit` (rule to text), `draws`, `bessel`, `flat`, `contract` (what the text builds upon; these need only
-torch), `build`, `export`.
+A rule runs in one of these ways, all from one text (`class_of(rule).SOURCE`):
+
+- plain torch operations, tensor by tensor, or on flat buffers;
+- `fused`: one compiled kernel, one pass over memory; unasked on CPUs from a million parameters on; on accelerators through torch.compile;
+- `foreach`: on lists of tensors; unasked on CUDA;
+- `capturable`, and under torch.compile: with the step count as a tensor.
+
+The files, in order: `render`, `emit` (rule to text); `bessel`, `draws`, `reduce`, `flat`, `foreach`, `cpp`, `kernel`, `work`, `compiled`,
+`contract`, `schedulers` (what the text builds upon; these need only torch and go into exported files); `build`, `optax`, `export`.
 """
 
 from optevolve.compile.build import build, class_of

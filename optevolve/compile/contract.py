@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, _use_grad_for_differentiable
 
+from optevolve.compile.compiled import compiled_step
 from optevolve.compile.draws import draw, stream_key
 from optevolve.compile.flat import FlatBucket
 from optevolve.compile.foreach import Many
@@ -216,6 +217,8 @@ class RuleOptimizer(Optimizer):
             flat = Work([bucket.params], [bucket.gather(work.grads)], work.steps[:1], bucket.states, work.firsts[:1])
         if self._is_fused(group, work, lr):
             self._step_fused(group, flat if bucket is not None and self.ELEMENTWISE else work, lr)
+        elif group["fused"] and lr != 0 and work.params[0].device.type != "cpu":
+            self._step_compiled(group, work, lr)
         elif bucket is not None:
             t = int(flat.steps[0].item())
             self._step_one(group, flat, 0, self._row(t, total), self._keys(group, t), lr, bucket.reduce)
@@ -258,6 +261,22 @@ class RuleOptimizer(Optimizer):
                     tensors.append([part.params[i], part.grads[i].contiguous(), *(values[i] for values in part.states), *noise])
                     shifted.append([own[d] for d in kernel.kernel.uniforms])
                 kernel(tensors, (lr, 1 - lr * group["weight_decay"], group["momentum"], *row), shifted)
+
+    def _step_compiled(self, group: dict[str, Any], work: Work, lr: float) -> None:
+        """Through torch.compile, on accelerators: tensors that are dense and plain with one kernel, the others by themselves."""
+        kernel = compiled_step(type(self).advance, self.DRAWS, group["maximize"])
+        for t, part in work.by_step():
+            row, keys = self._row(t, group["total_steps"]), self._keys(group, t)
+            given = (lr, 1 - lr * group["weight_decay"], group["momentum"], *row)
+            for i, p in enumerate(part.params):
+                tensors = [p, part.grads[i], *(values[i] for values in part.states)]
+                if hasattr(p, "to_local") or p.is_complex() or not all(tensor.is_contiguous() for tensor in tensors):
+                    self._step_one(group, part, i, row, keys, lr)
+                    continue
+                w, g, *states = [tensor.view(-1) for tensor in tensors] if self.ELEMENTWISE else tensors
+                numbers = torch.tensor(given, dtype=torch.float64 if p.dtype is torch.float64 else torch.float32, device=p.device)
+                shifted = torch.tensor([key + part.firsts[i] for key in keys], dtype=torch.int64, device=p.device)
+                kernel(w.detach(), g, states, numbers, shifted)
 
     def _bucket(self, group: dict[str, Any], work: Work) -> FlatBucket | None:
         """The buffers of these parameters; None if they cannot be laid end to end."""

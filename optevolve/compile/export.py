@@ -14,7 +14,7 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
-from optevolve.compile import bessel, contract, cpp, draws, flat, foreach, kernel, reduce, schedulers, work
+from optevolve.compile import bessel, compiled, contract, cpp, draws, flat, foreach, kernel, reduce, schedulers, work
 from optevolve.compile.emit import emit_class
 from optevolve.compile.optax import optax_source
 from optevolve.errors import ExportError
@@ -25,7 +25,7 @@ from optevolve.space.rule import UpdateRule
 __all__ = ["export", "python_source"]
 
 # What the class builds upon, in the order of definition.
-_PIECES: tuple[ModuleType, ...] = (bessel, draws, reduce, flat, foreach, cpp, kernel, work, contract, schedulers)
+_PIECES: tuple[ModuleType, ...] = (bessel, draws, reduce, flat, foreach, cpp, kernel, work, compiled, contract, schedulers)
 
 SELF_TEST_STEPS = 20
 SELF_TEST_SIZE = 6

@@ -11,6 +11,7 @@ import torch
 from scipy import special
 
 from optevolve.compile import build, class_of, contract
+from optevolve.compile.compiled import compiled_step
 from optevolve.compile.cpp import translate
 from optevolve.compile.kernel import fused_step
 from optevolve.space import parse
@@ -216,3 +217,40 @@ def test_flat_buffers(rule: str) -> None:
             optimizer.step()
         results.append([p.detach() for p in params])
     torch.testing.assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("rule", ["nesterov: bessel_i1e(a13 * g) + noise", "clip_norm(v_hat) + dropout(g)", "orthogonalize(g)"])
+def test_the_way_of_accelerators(monkeypatch, rule: str) -> None:
+    """torch.compile's way gives what plain operations give, here on the CPU and without its code generator."""
+    monkeypatch.setattr(contract, "compiled_step", lambda *args: compiled_step(*args, backend="aot_eager"))
+    torch.manual_seed(0)
+    gradients = torch.randn(4, 6, 5)
+    fused, plain = torch.nn.Parameter(torch.ones(6, 5)), torch.nn.Parameter(torch.ones(6, 5))
+    first, second = build(rule, [fused], 0.01, 50, fused=False), build(rule, [plain], 0.01, 50, fused=False)
+    monkeypatch.setattr(first, "_step_group", lambda group, work: step_group(first, group, work))
+    for g in gradients:
+        fused.grad = plain.grad = g
+        first.step()
+        second.step()
+    torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
+
+
+def step_group(optimizer, group, work) -> None:
+    optimizer._step_compiled(group, work, group["lr"])
+    torch._foreach_add_(work.steps, 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("options", [{"fused": True}, {"foreach": True}, {"capturable": True}, {"flat": True}], ids=str)
+@pytest.mark.parametrize("rule", ["nesterov: bessel_i1e(a13 * g) + noise", "clip_norm(v_hat) + dropout(g)"])
+def test_on_a_gpu(rule: str, options: dict) -> None:
+    torch.manual_seed(0)
+    gradients = torch.randn(4, 6, 5)
+    there, here = torch.nn.Parameter(torch.ones(6, 5, device="cuda")), torch.nn.Parameter(torch.ones(6, 5))
+    first, second = build(rule, [there], 0.01, 50, **options), build(rule, [here], 0.01, 50, fused=False)
+    for g in gradients:
+        there.grad, here.grad = g.cuda(), g
+        first.step()
+        second.step()
+    torch.testing.assert_close(there.detach().cpu(), here.detach(), rtol=1e-4, atol=1e-5)
