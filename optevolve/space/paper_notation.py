@@ -67,7 +67,12 @@ class _Spelling:
 
 
 def _tokens(text: str) -> list[tuple[str, int]]:
-    return [(found[1], found.start(1)) for found in _TOKEN.finditer(text)]
+    # without spaces at the end, where every one of them would be searched from for a token in vain
+    return [(found[1], found.start(1)) for found in _TOKEN.finditer(text.rstrip(" \t\n\r\f\v"))]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _spelling(text: str, tree: Node, row: Operator | None = None) -> _Spelling:
@@ -169,12 +174,15 @@ class _Reader:
             return "plain", 1
         kind = next((kind for kind, paper in PAPER_KINDS.items() if paper == word), None)
         if kind is None:
-            raise self._error(f"Unknown kind {word!r}", int(negative), f"Expected one of {', '.join(PAPER_KINDS.values())}.")
+            raise self._error(f"Unknown kind {_short(word)!r}", int(negative), f"Expected one of {', '.join(PAPER_KINDS.values())}.")
         self.start = self.furthest = 2 + negative
         return kind, -1 if negative else 1
 
     def whole(self, in_decay: bool) -> Node:
-        result = self._expression(self.start, in_decay)
+        try:
+            result = self._expression(self.start, in_decay)
+        except RecursionError:
+            raise self._error("Nested too deep for Python", 0, f"Set max_depth lower than {self.max_depth}.") from None
         if result is not None and result[1] == len(self.tokens) - 1:
             if result[0].depth > self.max_depth:
                 raise self._error(f"Nested {result[0].depth} deep", 0, f"Expected at most {self.max_depth}.")
@@ -184,14 +192,13 @@ class _Reader:
         found = self.tokens[self.furthest][0]
         words = sorted(self.expected)
         names = self.grammars[0].words | self.grammars[1].words
-        close = difflib.get_close_matches(found, names, 1) if found.isidentifier() and found not in names else []
+        close = difflib.get_close_matches(found[:40], names, 1) if found.isidentifier() and found not in names else []
         remedy = f"Did you mean {close[0]!r}?" if close else f"Expected one of: {', '.join(words[:12])}{', …' if len(words) > 12 else ''}."
-        raise self._error(f"Unexpected {found!r}" if found else "Unexpected end", self.furthest, remedy)
+        raise self._error(f"Unexpected {_short(found)!r}" if found else "Unexpected end", self.furthest, remedy)
 
     def _error(self, what: str, index: int, remedy: str) -> ParseError:
         column = self.tokens[index][1] + 1
-        shown = self.text if len(self.text) <= 80 else self.text[:77] + "..."
-        return ParseError(f"{what} in {shown!r} at column {column}. {remedy}", column)
+        return ParseError(f"{what} in {_short(self.text)!r} at column {column}. {remedy}", column)
 
     def _miss(self, index: int, expected: str) -> None:
         """Remember what would have fitted furthest into the text: that is where the mistake is."""
@@ -233,7 +240,7 @@ class _Reader:
             return None
         value = float(token)
         if value == float("inf"):
-            raise self._error(f"Number {token} is too large", index, "Expected a finite number.")
+            raise self._error(f"Number {_short(token)} is too large", index, "Expected a finite number.")
         return Node(NUMBER, (), (-value if negative else value,)), index + negative + 1
 
     def _any(self, spellings: list[_Spelling] | tuple[()], index: int, in_decay: bool, left: Node | None = None) -> tuple[Node, int] | None:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from functools import cache, lru_cache
 
@@ -23,10 +24,8 @@ __all__ = ["MAX_DEPTH", "MAX_LENGTH", "format_expression", "format_number", "for
 MAX_LENGTH = 10_000
 MAX_DEPTH = 100
 
-_TOKEN = re.compile(r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[A-Za-z_]\w*)|(?P<symbol>\*\*|[-+*/(),]))", re.ASCII)
 # Possessive, so that a text of nothing but spaces takes linear time.
 _RULE_HEAD = re.compile(r"\s*+(?P<sign>-?)\s*+(?P<kind>[A-Za-z_]\w*+)\s*+:", re.ASCII)
-_INFIX = {row.infix[0]: row for row in OPERATORS.values() if row.infix and row.arity == 2}
 _UNARY_POWER = 30
 _ATOM = 100
 
@@ -49,7 +48,7 @@ def parse(text: str, *, max_length: int = MAX_LENGTH, max_depth: int = MAX_DEPTH
         return UpdateRule(_Parser(text, 0, max_depth).parse())
     kind = head["kind"]
     if kind not in KINDS:
-        raise _unknown("kind", kind, text, head.start("kind"), KINDS)
+        raise _unknown("kind", kind, text, head.start("kind"), KINDS, f"Expected one of {', '.join(KINDS)}.")
     return UpdateRule(_Parser(text, head.end(), max_depth).parse(), kind, -1 if head["sign"] else 1)
 
 
@@ -74,16 +73,27 @@ def _quote(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
-def _unknown(what: str, name: str, text: str, position: int, known: object) -> ParseError:
+def _unknown(
+    what: str, name: str, text: str, position: int, known: Sequence[str], remedy: str = "`optevolve show --names` lists what there is."
+) -> ParseError:
     import difflib  # most texts are right
 
-    close = difflib.get_close_matches(name[:40], list(known), 1)  # type: ignore[call-overload]
-    hint = f"Did you mean {close[0]!r}?" if close else "`optevolve show --names` lists what there is."
+    close = difflib.get_close_matches(name[:40], known, 1) or difflib.get_close_matches(name[:40].lower(), known, 1)
+    hint = f"Did you mean {close[0]!r}?" if close else remedy
     return ParseError(f"Unknown {what} {_quote(name)} in {_quote(text)} at column {position + 1}. {hint}", position + 1)
 
 
-def _known_names() -> set[str]:
-    return {*OPERATORS, *LEAVES, *(name.partition("(")[0] for name in OPERANDS if name[0].isalpha())}
+def _known_names() -> list[str]:
+    return sorted({*OPERATORS, *LEAVES, *(name.partition("(")[0] for name in OPERANDS if name[0].isalpha())})
+
+
+@lru_cache(maxsize=1)
+def _symbols(names: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, Operator]]:
+    """A token, and what is written between two arguments: of the rows by the given names, so that a row added later is known."""
+    infix = {row.infix[0]: row for row in map(OPERATORS.__getitem__, names) if row.infix and row.arity == 2}
+    symbols = "|".join(re.escape(symbol) for symbol in sorted((*infix, "-", "(", ")", ","), key=len, reverse=True))
+    number = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+    return re.compile(rf"\s*(?:(?P<number>{number})|(?P<name>[A-Za-z_]\w*)|(?P<symbol>{symbols}))", re.ASCII), infix
 
 
 class _Parser:
@@ -93,6 +103,7 @@ class _Parser:
         self.text = text
         self.holes = holes
         self.max_depth = max_depth
+        self.token, self.infix = _symbols(tuple(OPERATORS))
         self.tokens = self._tokenize(start)
         self.index = 0
         self.nesting = 0
@@ -100,7 +111,7 @@ class _Parser:
     def _tokenize(self, start: int) -> list[_Token]:
         tokens: list[_Token] = []
         position, text = start, self.text
-        match = _TOKEN.match
+        match = self.token.match
         while found := match(text, position):
             kind = found.lastgroup
             assert kind is not None  # one of the three groups always matches
@@ -117,10 +128,13 @@ class _Parser:
         return ParseError(f"{what} in {_quote(self.text)} at column {position + 1}. {remedy}", position + 1)
 
     def parse(self) -> Node:
-        node = self._expression(0)
+        try:
+            node = self._expression(0)
+        except RecursionError:
+            raise self._error("Nested too deep for Python", 0, f"Set max_depth lower than {self.max_depth}.") from None
         kind, text, position = self.tokens[self.index]
         if kind != "end":
-            raise self._error(f"Unexpected {text!r}", position, "Expected an operator or the end of the text.")
+            raise self._error(f"Unexpected {_quote(text)}", position, "Expected an operator or the end of the text.")
         if node.depth > self.max_depth:
             raise self._too_deep(node.depth)
         return node
@@ -137,7 +151,7 @@ class _Parser:
         left = self._prefix()
         while True:
             kind, text, _ = self.tokens[self.index]
-            row = _INFIX.get(text) if kind == "symbol" else None
+            row = self.infix.get(text) if kind == "symbol" else None
             if row is None or row.infix is None or row.infix[1] <= power:
                 self.nesting -= 1
                 return left
@@ -173,7 +187,7 @@ class _Parser:
     def _expect(self, symbol: str) -> None:
         kind, text, position = self.tokens[self.index]
         if text != symbol or kind != "symbol":
-            found = repr(text) if text else "the end"
+            found = _quote(text) if text else "the end"
             raise self._error(f"Expected {symbol!r}, got {found}", position, "Close or complete the bracket before it.")
         self.index += 1
 
@@ -191,6 +205,8 @@ class _Parser:
             return node
         if name in OPERATORS:
             raise self._error(f"{name!r} is an operator without arguments", position, f"Write {_signature(OPERATORS[name])}.")
+        if options := _options(name):
+            raise self._error(f"{name!r} needs to be told of what", position, f"Write one of {', '.join(options)}.")
         raise _unknown("name", name, self.text, position, _known_names())
 
     def _call(self, name: str, position: int) -> Node:
@@ -199,11 +215,12 @@ class _Parser:
         if row is None:
             return self._macro(name, position)
         args: list[Node] = []
-        starts: list[int] = []
+        spans: list[tuple[int, int]] = []
         if self.tokens[self.index][1] != ")":
             while True:
-                starts.append(self.tokens[self.index][2])
+                start = self.tokens[self.index][2]
                 args.append(self._expression(0))
+                spans.append((start, self.tokens[self.index][2]))
                 if self.tokens[self.index][1] != ",":
                     break
                 self.index += 1
@@ -216,11 +233,10 @@ class _Parser:
         for i, parameter in enumerate(row.params):
             value = args[row.arity + i].value if i < given else parameter.default
             if value is None or not parameter.low <= value < parameter.high:
-                where = starts[row.arity + i]
-                found = self.text[where:].split(",")[0].strip() or "nothing"
+                start, end = spans[row.arity + i]
                 raise self._error(
-                    f"Parameter {parameter.name} of {name!r} is {_quote(found)}",
-                    where,
+                    f"Parameter {parameter.name} of {name!r} is {_quote(self.text[start:end].strip())}",
+                    start,
                     f"Expected a number from {parameter.low:g} to below {parameter.high:g}.",
                 )
             values.append(value)
@@ -234,10 +250,14 @@ class _Parser:
             self.index += 1
             self._expect(")")
             return node
-        options = [operand for operand in OPERANDS if operand.startswith(name + "(")]
-        if options:
+        if options := _options(name):
             raise self._error(f"Unknown argument of {name!r}", position, f"Write one of {', '.join(options)}.")
-        raise _unknown("operator", name, self.text, position, _known_names())
+        raise _unknown("operator", name, self.text, position, [known for known in _known_names() if known in OPERATORS or _options(known)])
+
+
+def _options(name: str) -> list[str]:
+    """The short names that look like calls of `name`."""
+    return [operand for operand in OPERANDS if operand.startswith(name + "(")]
 
 
 def _signature(row: Operator) -> str:

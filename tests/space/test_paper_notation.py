@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,14 @@ def refusal(text: str) -> ParseError | None:
     except ParseError as error:
         return error
     return None
+
+
+@pytest.mark.parametrize("text", ["\n" * 9999, "g" + " " * 9000, "1" * 9999, "None ~ " + "a" * 9900, "k" * 9990 + " ~ g", "." * 9999])
+def test_hostile_text_is_refused_at_once(text: str) -> None:
+    began = time.perf_counter()
+    error = refusal(text)
+    assert time.perf_counter() - began < 0.3
+    assert error is None or len(str(error)) < 400
 
 
 @given(st.lists(st.sampled_from([*FRAGMENTS, "None", "é", "\n"]), max_size=40).map("".join))

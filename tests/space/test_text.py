@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from random_expressions import expressions, numbers, rules
 
 from optevolve.errors import ParseError
-from optevolve.space import KINDS, LEAVES, OPERANDS, OPERATORS, Node, UpdateRule, parse, parse_expression
+from optevolve.space import KINDS, LEAVES, OPERANDS, OPERATORS, Node, Operator, UpdateRule, parse, parse_expression, register_operator
 from optevolve.space.expression import number
 from optevolve.space.text import MAX_LENGTH, format_expression, format_number, short_name
 
@@ -118,7 +118,11 @@ def test_negative_numbers() -> None:
         ("max(g)", 1, ["Write max(x, y)"]),
         ("ema(g)", 1, ["Write ema(x, beta)"]),
         ("ema(g, 1)", 8, ["beta", "from 0 to below 1"]),
-        ("ema(g, w)", 8, ["beta", "'w"]),
+        ("ema(g, w)", 8, ["beta", "'w'"]),
+        ("dropout(tanh(g), 1 + 1) * g", 18, ["is '1 + 1' in"]),
+        ("qhm + g", 1, ["qhm(v), qhm(s), qhm(l)"]),
+        ("G", 1, ["Did you mean 'g'?"]),
+        ("other: g", 1, ["Expected one of plain, momentum, nesterov"]),
         ("dropout(g, -0.1)", 12, ["rate"]),
         ("qhm(g)", 1, ["qhm(v), qhm(s), qhm(l)"]),
         ("g & v", 3, ["Unexpected character '&'"]),
@@ -182,6 +186,20 @@ def test_limits_can_be_set() -> None:
     assert parse(chain, max_depth=200).expression.depth == 151
     with pytest.raises(ParseError, match="more than 3 deep"):
         parse_expression("tanh(tanh(tanh(g)))", max_depth=3)
+    with pytest.raises(ParseError, match="lower than 100000"):
+        parse("tanh(" * 50_000, max_length=10**6, max_depth=10**5)
+
+
+def test_an_operator_added_may_be_written_between_its_arguments() -> None:
+    register_operator(Operator("remainder_for_test", 2, "x - y", r"{x} \bmod {y}", "rest", infix=("%", 20)))
+    try:
+        rule = parse("g % w + 1")
+        assert rule.expression.args[0].name == "remainder_for_test"
+        assert parse(str(rule)) == rule
+    finally:
+        del OPERATORS["remainder_for_test"]
+    with pytest.raises(ParseError, match="Unexpected character '%'"):
+        parse("g % w")
 
 
 def accepted(text: str) -> bool:
