@@ -39,6 +39,8 @@ EVEN = frozenset(["abs", "ln", "sqrt", "deriv_soft", "deriv_tanh"])
 
 REWRITES: tuple[Rewrite, ...] = (
     Rewrite("identity", "identity(x)", "x"),
+    Rewrite("first argument", "left(x, y)", "x", "tensor x"),
+    Rewrite("dropout of nothing", "dropout(x, 0)", "x", "tensor x"),
     # What carries nothing.
     Rewrite("times one", "1 * x", "x"),
     Rewrite("over one", "x / 1", "x"),
@@ -64,6 +66,8 @@ REWRITES: tuple[Rewrite, ...] = (
     Rewrite("smaller of both signs", "min(x, -x)", "-abs(x)", zero=True),
     Rewrite("doubling", "x + x", "2 * x"),
     Rewrite("squaring", "x * x", "x ** 2", "long tensor x"),
+    Rewrite("cubing", "x ** 2 * x", "x ** 3", "tensor x"),
+    Rewrite("cubing a product", "x * x * x", "x ** 3", "tensor x"),
     Rewrite("times its sign", "x * sign(x)", "abs(x)", zero=True),
     Rewrite("absolute value times sign", "abs(x) * sign(x)", "x", zero=True),
     Rewrite("product of absolute values", "abs(x) * abs(y)", "abs(x * y)"),

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
 from typing import overload
 
+import numpy as np
+
 from optevolve.space.decays import depends_on_time, is_time_only, values_of
 from optevolve.space.expression import NUMBER, Node
 from optevolve.space.operators import LEAVES, OPERATORS
@@ -57,6 +59,7 @@ def canonical(expression: Node, keep_draws: bool = True) -> Node:
 
 
 def _rewritten(expression: Node, keep_draws: bool) -> Node:
+    expression = _without_constant_decays(expression)
     draws = random_nodes(expression)
     signed_zeros = any(map(_tells_zeros_apart, expression.walk()))
     if len(draws) < 2:
@@ -69,6 +72,34 @@ def _rewritten(expression: Node, keep_draws: bool) -> Node:
         return plain
     # Two of them met, or changed places: leave them and what joins them as they are.
     return _Rewriting(signed_zeros, frozenset(draws)).normal(expression)
+
+
+def _without_constant_decays(node: Node) -> Node:
+    """With a number for each function of the step that never changes, such as `a1 + a2`: as a whole, for it is rounded as a whole."""
+    if is_time_only(node):
+        value = _constant(node)
+        return node if value is None or len(format_number(value)) > len(format_expression(node)) else Node(NUMBER, (), (value,))
+    args = tuple(map(_without_constant_decays, node.args))
+    return node if args == node.args else Node(node.name, args, node.params)
+
+
+_POLYNOMIAL = frozenset(["add", "sub", "mul", "neg", "identity"])
+_LENGTHS = (1, 2, 7, 100, 1001)
+
+
+@lru_cache(maxsize=16384)
+def _constant(node: Node) -> float | None:
+    """The short number that a function of the step rounds to in float32 at every step of every run; None if it is not known to.
+
+    Polynomials of base decays alone: what is flat in some runs is flat in all, as `min(a1, 1e-4)` is not.
+    """
+    if not node.args or not depends_on_time(node) or any(part.args and part.name not in _POLYNOMIAL for part in node.walk()):
+        return None
+    values = np.concatenate([values_of(node, length) for length in _LENGTHS])
+    value = float(f"{values[0]:.9g}")
+    rounded = values.astype(np.float32)
+    alike = bool(np.all(rounded == np.float32(value))) and bool(np.all(np.abs(values - value) <= 1e-12 * abs(value)))
+    return value if alike and not np.any(np.signbit(values) != np.signbit(value)) else None
 
 
 def random_nodes(expression: Node) -> list[Node]:

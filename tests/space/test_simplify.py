@@ -127,6 +127,13 @@ def test_parities(name: str, data: st.DataObject) -> None:
         ("g * sign(g)", "abs(g)"),
         ("-2 * g - 3 * v", "-2 * g - 3 * v"),
         ("max(-g, -w)", "-min(g, w)"),
+        ("left(g, w)", "g"),
+        ("dropout(g, 0)", "g"),
+        ("g * g * g", "g ** 3"),
+        ("v_hat ** 2 * v_hat", "v_hat ** 3"),
+        ("(a1 + a2) * g", "g"),
+        ("(a13 + a14) * g", "0.95 * g"),
+        ("nesterov: g * (a5 + a6) * (a3 + a4)", "nesterov: g"),
     ],
 )
 def test_what_carries_nothing_goes(text: str, expected: str) -> None:
@@ -146,6 +153,8 @@ def test_what_carries_nothing_goes(text: str, expected: str) -> None:
         "dropout(g, 0.5) - dropout(g * 1, 0.5)",  # two draws
         "w + (sign(g) - sign(g))",  # NaN where g is
         "relu(softsign(g)) * 2",
+        "min(a1, 1e-4) * g",  # flat in short runs alone
+        "(1 - a1 - a2) * g",  # rounds
     ],
 )
 def test_what_only_seems_to_carry_nothing_stays(text: str) -> None:
