@@ -51,7 +51,11 @@ def trajectory(rule: UpdateRule, lr: float, steps: int = STEPS) -> npt.NDArray[n
         rule: what descends, with its own sign.
         lr: peak learning rate.
         steps: steps to take, at least 1; also the run's length T, with a warm-up of 6 steps (35: the check's own run).
+    Raises:
+        ValueError: if steps is below 1.
     """
+    if steps < 1:
+        raise ValueError(f"Expected at least 1 step, got {steps}.")
     positions = np.empty((steps + 1, START.size), dtype=np.float32)
     positions[0] = START
     optimizer = ReferenceOptimizer(rule, START.shape, steps)

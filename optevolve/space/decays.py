@@ -85,8 +85,8 @@ def decay_values(text: str, total_steps: int, notation: str = "native") -> npt.N
         ParseError: if the text is no function of the step alone.
         ValueError: if total_steps or notation is out of range.
     """
-    if total_steps < 1:
-        raise ValueError(f"Expected total_steps of at least 1, got {total_steps}.")
+    if total_steps < 1 or total_steps != int(total_steps):
+        raise ValueError(f"Expected total_steps to be a whole number of at least 1, got {total_steps}.")
     if notation == "native":
         from optevolve.space.text import parse_expression
 

@@ -167,7 +167,7 @@ def _call(node: Node, args: list[str]) -> str:
 
 def _words(row: Operator, args: list[str], params: tuple[float, ...]) -> str:
     values = dict(zip("xy", args, strict=False)) | {p.name: format_number(v) for p, v in zip(row.params, params, strict=True)}
-    text = re.sub(r"\b(x|y|rate|beta)\b", lambda match: values.get(match[0], match[0]), row.summary)
+    text = re.sub(rf"\b({'|'.join(values)})\b", lambda match: values[match[0]], row.summary)
     extra = [f"{name} {values[name]}" for name in (p.name for p in row.params) if not re.search(rf"\b{name}\b", row.summary)]
     return f"{text} ({', '.join(extra)})" if extra else text
 
