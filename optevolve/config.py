@@ -29,6 +29,7 @@ Options: TypeAlias = dict[str, bool | int | float | str]
 GrammarTable: TypeAlias = dict[str, Any]
 Count: TypeAlias = Annotated[int, Ge(1)]
 Natural: TypeAlias = Annotated[int, Ge(0)]
+Seed: TypeAlias = Annotated[int, Interval(ge=0, lt=2**63)]  # what a database keeps
 LearningRate: TypeAlias = Annotated[float, Interval(gt=0, le=1e6)]
 Momentum: TypeAlias = Annotated[float, Interval(ge=0, lt=1)]
 Length: TypeAlias = Annotated[float, Interval(ge=0, le=1e12)]
@@ -246,7 +247,7 @@ class RunConfig:
 
     task: str = "cifar10-convnet"
     data: str = ""
-    seed: Natural = 0
+    seed: Seed = 0
     grammar: str | GrammarTable = "paper"
     initial: Stage = field(default_factory=lambda: Stage({"width": 32}))
     evolution: Stage = field(default_factory=lambda: Stage({"width": 48, "augment": True}, Protocol(full_steps=16000, epoch_steps=400)))

@@ -87,7 +87,7 @@ def from_toml(text: str, base: RunConfig | None = None, source: str = "config") 
     """The config in TOML text; see `load_config`. `source` names the text in messages."""
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{source} is no TOML: {error}. Expected lines such as 'seed = 0' under tables such as '[search]'.") from error
     named = table.pop("preset", None)
     if named is not None:
@@ -111,18 +111,19 @@ def apply_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
     Raises:
         ConfigError: if a key is unknown or a value is out of range.
     """
+    values: list[tuple[str, Any]] = []
     for setting in settings:
         key, equals, text = setting.partition("=")
         key = key.strip()
         if not equals or not key:
             raise ConfigError(f"--set {setting}: expected key=value, such as search.particles=3.")
-        value = _value(text.strip())
-        if key == "task" and isinstance(value, str):
-            config = with_task(config, value)
-        table = _plain(config)
+        values.append((key, _value(text.strip())))
+        if key == "task" and isinstance(values[-1][1], str):
+            config = with_task(config, values[-1][1])
+    table = _plain(config)
+    for key, value in values:
         _put(table, key.split("."), value, key)
-        config = validated(table, "--set")
-    return config
+    return validated(table, "--set") if values else config  # as a whole: single values may only fit together
 
 
 def with_task(config: RunConfig, task: str) -> RunConfig:

@@ -7,13 +7,25 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from sqlalchemy import JSON, BigInteger, Column, DateTime, Float, Integer, Table, Text
+
 from optevolve.config import Protocol, Schedule
 from optevolve.errors import StudyError
 from optevolve.records import Job, Measurement, Outcome, Proposal, Split, Status, TrainingCurve
+from optevolve.run.store.tables import curves as table_of_curves
+from optevolve.run.store.tables import evaluations, proposals, rejections
 
-__all__ = ["canonical", "curve_row", "evaluation_row", "measurement", "plain", "proposal_row", "rejection_rows"]
+__all__ = ["canonical", "curve_row", "evaluation_row", "measurement", "plain", "proposal_row", "rejection_rows", "require_types"]
 
 Row = Mapping[str, Any]
+_KINDS: dict[type, tuple[type, ...]] = {
+    Text: (str,),
+    Integer: (int,),
+    BigInteger: (int,),
+    Float: (float, int),
+    JSON: (dict, list),
+    DateTime: (datetime,),
+}
 _WORDS = {"Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -172,6 +184,23 @@ def _protocol(values: Mapping[str, Any]) -> Protocol:
     return Protocol(**plain)
 
 
+def require_types(table: Table, row: Row) -> None:
+    """Whether a row holds what its columns promise, which SQLite does not see to.
+
+    Raises:
+        TypeError: if it does not.
+    """
+    for column, kinds in _kinds(table):
+        value = row[column.name]
+        if not (isinstance(value, kinds) or (value is None and column.nullable)) or isinstance(value, bool):
+            raise TypeError(f"{table.name}.{column.name} is {type(value).__name__}, expected {kinds[0].__name__}")
+
+
+@lru_cache(maxsize=16)
+def _kinds(table: Table) -> list[tuple[Column[Any], tuple[type, ...]]]:
+    return [(column, _KINDS[type(column.type)]) for column in table.columns]
+
+
 def measurement(row: Row, curves: Sequence[Row], proposal: Row | None, rejected: Sequence[Row]) -> Measurement:
     """The record behind an evaluation's row and the rows that belong to it.
 
@@ -179,6 +208,10 @@ def measurement(row: Row, curves: Sequence[Row], proposal: Row | None, rejected:
         StudyError: if the rows do not hold what a record holds.
     """
     try:
+        require_types(evaluations, row)
+        for table, found in ((table_of_curves, curves), (rejections, rejected), (proposals, [] if proposal is None else [proposal])):
+            for each in found:
+                require_types(table, each)
         job = Job(
             id=row["job"],
             rule=row["rule"],
@@ -204,7 +237,7 @@ def measurement(row: Row, curves: Sequence[Row], proposal: Row | None, rejected:
             source = Proposal(**plain, rejected=tuple((each["rule"], each["reason"]) for each in rejected))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StudyError(
-            f"The store's row of job {row['job']!r} cannot be read ({type(error).__name__}: {error}). "
+            f"The store's row of job {row['job']!r} cannot be read ({type(error).__name__}: {str(error)[:200]}). "
             "It was changed by hand or written by another version; restore the file from a copy, or start a new run."
         ) from error
     return Measurement(row["stage"], job, outcome, source, row["same_as"])

@@ -67,6 +67,8 @@ class Study:
 
     def __init__(self, place: Place, engine: Engine, held: Held | None, row: RowMapping) -> None:
         self.where = place.shown
+        if not isinstance(row["config"], str):
+            raise StudyError(f"The config of the study in {self.where} is no text. It was changed by hand; restore the store from a copy.")
         self.name: str = row["name"]
         self.config_text: str = row["config"]
         self.version: str = row["version"]
@@ -316,7 +318,13 @@ class Study:
 
 
 def _rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
-    return [row._asdict() for row in connection.execute(query)]
+    try:
+        return [row._asdict() for row in connection.execute(query)]
+    except (ValueError, TypeError, RecursionError) as error:  # what is no text, JSON or time where the tables say so
+        raise StudyError(
+            f"The store's rows cannot be read ({type(error).__name__}: {str(error)[:200]}). "
+            "They were changed by hand; restore the store from a copy, or start a new run."
+        ) from error
 
 
 def _grouped(connection: Connection, query: Select[Any], column: str) -> defaultdict[Any, list[dict[str, Any]]]:
