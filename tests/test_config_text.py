@@ -300,3 +300,13 @@ def test_a_grammar_may_be_a_table_and_is_replaced_as_a_whole() -> None:
     assert apply_settings(base, ["grammar.p_decay=0.1"]).grammar == {"extends": "paper", "p_decay": 0.1}
     with pytest.raises(ConfigError, match=r"config: grammar: Unknown key 'p_decy' in a grammar.*Did you mean 'p_decay'"):
         from_toml('[grammar]\nextends = "paper"\np_decy = 0.5')
+
+
+def test_settings_are_checked_together() -> None:
+    """Neither of two values that depend on each other has to come first."""
+    base = preset("quick")
+    for order in (["search.population=2", "search.particles=2"], ["search.particles=2", "search.population=2"]):
+        found = apply_settings(base, order).search
+        assert (found.population, found.particles) == (2, 2)
+    with pytest.raises(ConfigError, match=r"search\.particles: expected at most search\.population \(2\)"):
+        apply_settings(base, ["search.population=2"])
