@@ -57,9 +57,7 @@ def nearly_same(a: UpdateRule, b: UpdateRule, gradient_scale: float = 1e-3, tole
         raise ValueError(f"Expected gradient_scale and tolerance above 0, got {gradient_scale} and {tolerance}.")
     if a.kind != b.kind:
         return False
-    gradients, weights = _streams((1.0,) * len(SCALES), 0.1)
-    gradients = gradients * (gradient_scale / np.abs(gradients).max())
-    one, other = (rule.sign * _updates(canonical(rule.expression, keep_draws=False), gradients, weights) for rule in (a, b))
+    one, other = (rule.sign * _training_updates(rule.expression, gradient_scale) for rule in (a, b))
     broken = ~(np.isfinite(one) & np.isfinite(other))
     if not np.array_equal(one[broken], other[broken], equal_nan=True):
         return False
@@ -71,6 +69,14 @@ def nearly_same(a: UpdateRule, b: UpdateRule, gradient_scale: float = 1e-3, tole
         return np.asarray(largest[:, 0, 0] * np.sqrt(np.sum((values / np.where(largest, largest, 1)) ** 2, axis=(1, 2))))
 
     return bool(np.all(norm(one - other) <= tolerance * np.maximum(norm(one), norm(other))))
+
+
+@lru_cache(maxsize=8192)
+def _training_updates(expression: Node, gradient_scale: float) -> Array:
+    """Updates as in training, kept because a search compares each new rule with all that it knows."""
+    gradients, weights = _streams((1.0,) * len(SCALES), 0.1)
+    gradients = gradients * (gradient_scale / np.abs(gradients).max())
+    return _updates(canonical(expression, keep_draws=False), gradients, weights)
 
 
 @cache

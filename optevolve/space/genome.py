@@ -165,6 +165,9 @@ class Genome:
                     raise ValueError(f"operator {slot.operator!r} has {len(slot.inputs)} inputs")
                 if any(isinstance(i, int) and not 0 <= i < genome.root for i in slot.inputs):
                     raise ValueError(f"inputs {slot.inputs} name a node that does not exist")
+                for decay in slot.decays:
+                    if decay is not None and not decay.is_valid:
+                        raise ValueError(f"decay {decay.expression!r} leaves [0, 1]")
             _ = genome.rule
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ParseError(f"Expected a genome as written by Genome.to_json, got {text[:80]!r}: {error}.") from error
@@ -175,4 +178,7 @@ def _decay_from(data: Any) -> DecayGenome | None:
     if data is None:
         return None
     hidden, root = (DecaySlot(str(operator), tuple(map(str, inputs))) for operator, *inputs in data)
+    for slot in (hidden, root):
+        if len(slot.inputs) != arity_of(slot.operator):
+            raise ValueError(f"decay operator {slot.operator!r} has {len(slot.inputs)} inputs")
     return DecayGenome(hidden, root)

@@ -46,11 +46,19 @@ def _data() -> dict[str, Any]:
     return tomllib.loads(resources.files(__name__).joinpath("rules.toml").read_text(encoding="utf-8"))
 
 
+def _row(table: str, name: str) -> Any:
+    rows = _data()[table]
+    if name not in rows:
+        near = get_close_matches(str(name), rows, 1) or get_close_matches(str(name).lower(), rows, 1)
+        raise KeyError(f"No {name!r} among the zoo's {table}." + (f" Did you mean {near[0]!r}?" if near else ""))
+    return rows[name]
+
+
 class _Zoo(Mapping[str, ZooRule]):
     """`ZOO`: every published rule by name, parsed when first asked for."""
 
     def __getitem__(self, name: str) -> ZooRule:
-        row = _data()["rules"][name]
+        row = _row("rules", name)
         return ZooRule(name, parse(row["rule"]), row["summary"], row["source"], row.get("learning_rate"))
 
     def __iter__(self) -> Iterator[str]:
@@ -64,7 +72,7 @@ class _Schedules(Mapping[str, Node]):
     """`SCHEDULES`: every published schedule factor by name."""
 
     def __getitem__(self, name: str) -> Node:
-        return parse_expression(_data()["schedules"][name])
+        return parse_expression(_row("schedules", name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(_data()["schedules"])

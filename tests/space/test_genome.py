@@ -87,3 +87,18 @@ def test_json_is_one_line_without_python_in_it() -> None:
     text = sample_genome(np.random.default_rng(0), PAPER).to_json()
     assert "\n" not in text
     assert set(json.loads(text)) == {"kind", "sign", "slots"}
+
+
+@pytest.mark.parametrize(
+    "decay",
+    [
+        [["identity(x)", "a1"], ["identity(x)", "g"]],
+        [["identity(x)", "a1"], ["x + y", "a1", "a2", "a3"]],
+        [["identity(x)", "a1"], ["sigmoid(x) * 2", "hidden"]],
+        [["identity(x)", "hidden"], ["identity(x)", "hidden"]],
+    ],
+)
+def test_a_decay_from_elsewhere_is_checked(decay: list[list[str]]) -> None:
+    text = json.dumps({"kind": "plain", "sign": 1, "slots": [["identity(x)", ["g"], [None]], ["-x", [0], [decay]]]})
+    with pytest.raises(ParseError):
+        Genome.from_json(text)
