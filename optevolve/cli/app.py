@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from optevolve import __version__
-from optevolve.cli import catalogue, rules, runs
+from optevolve.cli import calibrate, catalogue, rules, runs
 from optevolve.cli.terminal import error_line
 from optevolve.errors import OptevolveError
 
@@ -28,6 +28,7 @@ app.command("search", rich_help_panel="Runs")(runs.search)
 app.command("resume", rich_help_panel="Runs")(runs.resume)
 app.command("top", rich_help_panel="Runs")(runs.top)
 app.command("evaluate", rich_help_panel="Runs")(runs.evaluate)
+app.command("calibrate", rich_help_panel="Runs")(calibrate.calibrate)
 app.command("report", rich_help_panel="Runs")(runs.report)
 app.command("show", rich_help_panel="Rules")(rules.show)
 app.command("export", rich_help_panel="Rules")(rules.export)
