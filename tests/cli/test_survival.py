@@ -1,0 +1,134 @@
+"""Runs that go on from the command line: extended, on a server, watched from another terminal."""
+
+import io
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from rich.console import Console
+
+from optevolve.cli import main
+from optevolve.cli.live import picture
+from optevolve.records import Job, Measurement, Outcome, Status
+
+SETTINGS = {
+    "search.population": 3,
+    "search.particles": 2,
+    "search.timesteps": 1,
+    "search.children": 1,
+    "search.redraws": 0,
+    "elimination.0.keep": 1,
+    "evaluation.seeds": 1,
+    "evaluation.baselines": '["adam"]',
+} | {
+    f"{stage}.protocol.{kind}_steps": steps
+    for stage in ("initial", "evolution", "elimination.0", "evaluation")
+    for kind, steps in (("trial", 5), ("full", 10))
+}
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> tuple[str, str]:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert (caught.value.code or 0) == code, out + err
+    return out, err
+
+
+def search(capsys: pytest.CaptureFixture[str], out: Path, *options: str, code: int = 0, **changes: Any) -> tuple[str, str]:
+    settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
+    sets = [f"--set={key}={value}" for key, value in settings.items()]
+    base = ["--task=logreg-digits", "--preset=quick", "--workers=1", f"--out={out}"]
+    return call(capsys, "search", *base, *sets, *options, code=code)
+
+
+def result(text: str) -> Any:
+    """What a run found, without clocks and paths."""
+    found = json.loads(text)
+    best = [{key: value for key, value in row.items() if key != "seconds"} for row in found["best"]]
+    return best, found["comparisons"]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A finished run, to be copied, and what it found."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    base = ["--task=logreg-digits", "--preset=quick", "--workers=1", f"--out={folder}", "--json"]
+    said = io.StringIO()
+    with redirect_stdout(said), pytest.raises(SystemExit):
+        main(["search", *base, *(f"--set={key}={value}" for key, value in SETTINGS.items())])
+    return folder, result(said.getvalue())
+
+
+def test_an_extended_run_ends_as_the_larger_run(capsys: pytest.CaptureFixture[str], tmp_path: Path, small: tuple[Path, Any]) -> None:
+    large = result(search(capsys, tmp_path / "large", "--json", search__timesteps=2, evaluation__seeds=2)[0])
+    shutil.copytree(small[0], tmp_path / "run")
+    _, refusal = search(capsys, tmp_path / "run", search__timesteps=2, code=2)
+    assert f"optevolve resume {tmp_path / 'run'} --extend search.timesteps=2" in refusal
+    grown = ["--extend=search.timesteps=2", "--extend=evaluation.seeds=2"]
+    assert result(call(capsys, "resume", str(tmp_path / "run"), *grown, "--workers=1", "--json")[0]) == large
+    assert "timesteps = 2" in (tmp_path / "run" / "config.toml").read_text()
+    shown, _ = call(capsys, "top", str(tmp_path / "run"), "--follow")
+    assert "finished" in shown
+    assert "evolution" in shown
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["finished"] for line in lines if line["event"] == "end"] == [True, True]
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    url = os.environ.get("OPTEVOLVE_TEST_POSTGRES")
+    if url is None:
+        pytest.skip("OPTEVOLVE_TEST_POSTGRES names no server, such as postgresql+psycopg://me@localhost/test")
+    schema = f"optevolve_{uuid.uuid4().hex}"
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"create schema {schema}"))
+    yield sa.make_url(url).update_query_dict({"options": f"-csearch_path={schema}"}).render_as_string(hide_password=False)
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"drop schema {schema} cascade"))
+    engine.dispose()
+
+
+def test_a_run_on_a_server_is_found_by_its_folder_and_by_its_url(capsys: pytest.CaptureFixture[str], tmp_path: Path, server: str) -> None:
+    folder = tmp_path / "mine"
+    on_server = result(search(capsys, folder, f"--store={server}", "--json")[0])
+    assert on_server == small[1]
+    assert not (folder / "study.db").exists()
+    assert "study=mine" in (folder / "store.url").read_text()
+    by_folder = json.loads(call(capsys, "top", str(folder), "--json")[0])
+    separator = "&" if "?" in server else "?"
+    assert json.loads(call(capsys, "top", f"{server}{separator}study=mine", "--json")[0]) == by_folder
+    assert "finished already" in call(capsys, "resume", str(folder))[0]
+    _, refusal = search(capsys, folder, f"--store={server}{separator}study=other", code=2)
+    assert "Leave --store out" in refusal
+
+
+def test_what_cannot_be_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "no study.db" in call(capsys, "top", str(tmp_path), "--follow", code=2)[1]
+    assert "as the store" in call(capsys, "top", "mysql://me:secret@host/db", code=2)[1]
+    assert "workers.runner" in search(capsys, tmp_path / "run", "--runner=slurm", code=2)[1]
+    assert "workers.memory_limit" in search(capsys, tmp_path / "run", "--memory-limit=-1", code=2)[1]
+    assert "tensorboard, mlflow" in search(capsys, tmp_path / "run", "--metrics=paper", code=2)[1]
+    assert not (tmp_path / "run" / "study.db").exists()
+
+
+def test_a_look_at_a_run_shows_counts_and_rules() -> None:
+    from optevolve.config import Protocol
+
+    outcomes = [Outcome(Status.COMPLETED, 0.5, 0.1), Outcome(Status.DIVERGED), Outcome(Status.DIVERGED)]
+    measured = [Measurement("initial", Job(str(n), "g", "digits", Protocol(), 0), outcome) for n, outcome in enumerate(outcomes)]
+    rows = [{"rank": 1, "fitness": 0.5, "learning_rate": 0.1, "stage": "initial", "rule": "[bold]g[/bold]"}]
+    screen = Console(width=100, record=True)
+    screen.print(picture("runs/demo", measured, rows, False))
+    text = screen.export_text()
+    assert "3 measured" in text
+    assert [word for word in text.split("\n")[3].split() if word.isdigit()] == ["2", "1"]
+    assert "[bold]g[/bold]" in text
