@@ -97,7 +97,9 @@ def server() -> Iterator[str]:
     engine.dispose()
 
 
-def test_a_run_on_a_server_is_found_by_its_folder_and_by_its_url(capsys: pytest.CaptureFixture[str], tmp_path: Path, server: str) -> None:
+def test_a_run_on_a_server_is_found_by_its_folder_and_by_its_url(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, server: str, small: tuple[Path, Any]
+) -> None:
     folder = tmp_path / "mine"
     on_server = result(search(capsys, folder, f"--store={server}", "--json")[0])
     assert on_server == small[1]
