@@ -139,6 +139,8 @@ class Search:
         children: measured children per timestep.
         redraws: how often a child that fails the surrogate is drawn again.
         elitist: whether a parent better than all of its children stays.
+        tie_seeds: how many more seeds the children of a particle may be measured under, all the same ones, while the intervals of the best
+            and of others overlap; 0: the best number wins.
         tournament: members drawn per cycle of regularized evolution.
         sameness: which rules count as one, so that a stage measures them once: "spelling", "behaviour" (the same updates on fixed gradient
             streams) or "nearly" (real training could not tell them apart).
@@ -155,6 +157,7 @@ class Search:
     children: Count = 6
     redraws: Natural = 4
     elitist: bool = False
+    tie_seeds: Natural = 0
     tournament: Count = 10
     sameness: Literal["spelling", "behaviour", "nearly"] = "behaviour"
     lookahead: Count = 32

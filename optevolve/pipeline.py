@@ -13,7 +13,7 @@ from optevolve import __version__, surrogate
 from optevolve.compile import export
 from optevolve.config import Options, RunConfig
 from optevolve.config_text import assemble, checked, to_toml
-from optevolve.eliminate import Contestant, EliminationSource, contenders
+from optevolve.eliminate import Contestant, EliminationSource, contenders, seed_for
 from optevolve.errors import ConfigError, StudyError
 from optevolve.evaluate import Comparison, EvaluationSource, compare
 from optevolve.integrity import check_integrity
@@ -27,12 +27,15 @@ from optevolve.run.session import Session, session
 from optevolve.run.store import Study
 from optevolve.run.watch import Callback
 from optevolve.search import ALGORITHMS, Sameness
+from optevolve.search.ties import seed_number
 from optevolve.space import UpdateRule, parse
 from optevolve.space.grammar import grammar
 from optevolve.tasks import check_task, load, spec_of
 from optevolve.zoo import ZOO
 
 __all__ = ["Result", "comparisons", "evaluate", "leaderboard", "report", "resume", "search"]
+
+_TIES = 51  # stream of the run's seed
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,9 @@ class _SearchSource:
         if proposal is None:
             return None
         stage = self.config.initial if proposal.stage == "initial" else self.config.evolution
-        job = Job(proposal.id, proposal.rule, _task_of(self.config, stage.task_options), stage.protocol, self.config.seed)
+        number = seed_number(proposal.id)
+        seed = seed_for(self.config.seed, _TIES, number) if number else self.config.seed
+        job = Job(proposal.id, proposal.rule, _task_of(self.config, stage.task_options), stage.protocol, seed)
         return proposal.stage, job, proposal
 
     def tell(self, job_id: str, outcome: Outcome) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
-from optevolve.records import Proposal
-from optevolve.search.base import Evolution
+from optevolve.records import Outcome, Proposal
+from optevolve.search.base import Evolution, ready
+from optevolve.search.ties import Scores, leading, tied
 
 __all__ = ["ParticleSearch"]
 
@@ -20,15 +22,30 @@ class _Particle:
     seen: set[str] = field(default_factory=set)
     children: dict[int, tuple[Proposal, float | None]] = field(default_factory=dict)  # settled children of the timestep
     redraws: dict[int, int] = field(default_factory=dict)
+    scores: dict[int, Scores] = field(default_factory=dict)  # of the children that completed, when ties are settled by more seeds
+    awaited: set[int] = field(default_factory=set)  # children being measured under another seed
+    round: int = 0  # seeds beyond the first so far
 
 
 class ParticleSearch(Evolution):
     """Each of the best initial rules becomes a particle. Per timestep a particle makes `children` mutated children, a child that fails is
     drawn again up to `redraws` times, and the best child becomes the particle's position: the parent dies of age even if better, unless
     `elitist`. A particle all of whose children fail stays where it is.
+
+    With `tie_seeds`, the children whose interval overlaps the best one's are measured under another seed, the same for all, until one is
+    clearly best or the seeds are spent; then the best mean wins. A child that fails under another seed is out.
     """
 
+    def tell(self, proposal_id: str, outcome: Outcome) -> None:
+        """See `Algorithm.tell`."""
+        self._interval = outcome.interval
+        super().tell(proposal_id, outcome)
+
+    _interval: tuple[float, float] | None = None  # of the outcome being told
+    _again: set[str]  # ids of proposals that are measured under another seed
+
     def _found(self, best: list[Proposal]) -> None:
+        self._again = set()
         self.particles = [_Particle(number, proposal, seen={proposal.rule}) for number, proposal in enumerate(best)]
         for particle in self.particles:
             self.queue.append(self._start(particle))
@@ -48,6 +65,8 @@ class ParticleSearch(Evolution):
             return
         particle.timestep += 1
         particle.children.clear()
+        particle.scores.clear()
+        particle.round = 0
         particle.redraws = dict.fromkeys(range(self.search.children), 0)
         for child in range(self.search.children):
             self.queue.append(self._child(particle, child))
@@ -66,16 +85,45 @@ class ParticleSearch(Evolution):
                 particle.fitness = fitness
             return
         child = int(proposal.id.split("/c")[1].split("/")[0])
+        if proposal.id in self._again:
+            self._settle_again(particle, child, fitness)
+            return
         if fitness is None and particle.redraws[child] < self.search.redraws:
             particle.redraws[child] += 1
             self.queue.appendleft(self._child(particle, child))
             return
         particle.children[child] = (proposal, fitness)
+        if fitness is not None:
+            particle.scores[child] = Scores([fitness], self._interval)
         if len(particle.children) == self.search.children:
             self._move(particle)
 
+    def _settle_again(self, particle: _Particle, child: int, fitness: float | None) -> None:
+        if fitness is None:
+            del particle.scores[child]
+        else:
+            particle.scores[child].values.append(fitness)
+        particle.awaited.remove(child)
+        if not particle.awaited:
+            self._move(particle)
+
+    def _measure_again(self, particle: _Particle) -> bool:
+        """Asks for another seed of the children that are as good as the best, as far as can be told; whether there are any."""
+        if particle.round == self.search.tie_seeds:
+            return False
+        particle.awaited = tied(particle.scores)
+        particle.round += bool(particle.awaited)
+        for child in sorted(particle.awaited, reverse=True):
+            first, _ = particle.children[child]
+            again = replace(first, id=f"{first.id}/seed-{particle.round}", mutation="another seed", rejected=())
+            self._again.add(again.id)
+            self.queue.appendleft(partial(ready, again))
+        return bool(particle.awaited)
+
     def _move(self, particle: _Particle) -> None:
-        alive = [(fitness, -child, proposal) for child, (proposal, fitness) in particle.children.items() if fitness is not None]
+        if self._measure_again(particle):
+            return
+        alive = [(score.mean, -child, particle.children[child][0]) for child, score in leading(particle.scores).items()]
         if alive:
             fitness, _, best = max(alive, key=lambda item: item[:2])
             if not (self.search.elitist and particle.fitness is not None and particle.fitness >= fitness):
