@@ -1,0 +1,63 @@
+"""Empty places for studies, in a file or on a server, and a person's way into them."""
+
+import math
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from optevolve.config import Protocol
+from optevolve.records import Job, Measurement, Outcome, Proposal, Status, TrainingCurve
+
+POSTGRES = os.environ.get("OPTEVOLVE_TEST_POSTGRES")
+CONFIG = 'task = "digits"\n'
+
+
+@contextmanager
+def fresh_place(kind: str) -> Iterator[str]:
+    """An empty place for studies, which is gone afterwards: a file in a new folder, or a schema of its own on the server."""
+    if kind == "sqlite":
+        with tempfile.TemporaryDirectory() as folder:
+            yield str(Path(folder) / "study.db")
+        return
+    if POSTGRES is None:
+        pytest.skip("OPTEVOLVE_TEST_POSTGRES names no server, such as postgresql+psycopg://me@localhost/test")
+    schema = f"optevolve_{uuid.uuid4().hex}"
+    engine = sa.create_engine(POSTGRES)
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"create schema {schema}"))
+    url = sa.make_url(POSTGRES).update_query_dict({"options": f"-csearch_path={schema}", "study": "run"})
+    try:
+        yield url.render_as_string(hide_password=False)
+    finally:
+        with engine.begin() as connection:
+            connection.execute(sa.text(f"drop schema {schema} cascade"))
+        engine.dispose()
+
+
+def raw(store: str) -> sa.Engine:
+    """Beside the package: what a person has in hand."""
+    return sa.create_engine(f"sqlite:///{store}" if "://" not in store else sa.make_url(store).difference_update_query(["study"]))
+
+
+def execute(store: str, *statements: str) -> list[tuple[object, ...]]:
+    engine = raw(store)
+    with engine.begin() as connection:
+        for statement in statements:
+            found = connection.execute(sa.text(statement))
+        rows = [tuple(row) for row in found] if found.returns_rows else []
+    engine.dispose()
+    return rows
+
+
+def sample(ident: str, stage: str = "initial", **outcome: object) -> Measurement:
+    job = Job(ident, "g", "digits", Protocol(), seed=1)
+    curve = TrainingCurve(0.1, 1, (1, 2), (2.0, math.inf), (math.nan, 0.5), (0.1, -math.inf))
+    proposal = Proposal(ident, "g", '{"a": 1}', rejected=(("g*g", "does not descend"),))
+    return Measurement(stage, job, replace(Outcome(Status.COMPLETED, 0.5, 0.1, curves=(curve,), steps=2), **outcome), proposal)
