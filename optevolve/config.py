@@ -119,12 +119,20 @@ FAST = Protocol(
 
 @dataclass(frozen=True)
 class Stage:
-    """Where proposals of one stage are measured: options of the run's task, and a protocol."""
+    """Where proposals of one stage are measured.
+
+    Attributes:
+        task_options: options of the run's task.
+        protocol: how.
+        more_tasks: specs of further tasks. The fitness is then the mean over all of them of scores on a scale where the untrained model is
+            0 and Adam, tuned by the same protocol, is 1.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _NO_OTHER_KEYS
 
     task_options: Options = field(default_factory=dict)
     protocol: Protocol = field(default_factory=Protocol)
+    more_tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

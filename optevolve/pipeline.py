@@ -11,7 +11,7 @@ from typing import Any
 
 from optevolve import __version__, surrogate
 from optevolve.compile import export
-from optevolve.config import Options, RunConfig
+from optevolve.config import Options, RunConfig, Stage
 from optevolve.config_text import assemble, checked, to_toml
 from optevolve.eliminate import Contestant, EliminationSource, contenders, seed_for
 from optevolve.errors import ConfigError, StudyError
@@ -28,6 +28,7 @@ from optevolve.run.store import Study
 from optevolve.run.watch import Callback
 from optevolve.search import ALGORITHMS, Sameness
 from optevolve.search.ties import seed_number
+from optevolve.several import join, split
 from optevolve.space import UpdateRule, parse
 from optevolve.space.grammar import grammar
 from optevolve.tasks import check_task, load, spec_of
@@ -149,7 +150,7 @@ def _run(
             return Result(folder)
         with _session(config, study, workers, progress, folder, callbacks) as work:
             try:
-                _check_tasks([_task_of(config, stage.task_options) for stage in (config.initial, config.evolution)])
+                _check_tasks([task for stage in (config.initial, config.evolution) for task in split(_task_of_stage(config, stage))])
                 sameness = Sameness(config.search.sameness)
                 work(_SearchSource(config), config.search.lookahead, same=lambda job: sameness(job.rule))
                 work.drop_others("initial", "evolution")
@@ -236,7 +237,7 @@ class _SearchSource:
         stage = self.config.initial if proposal.stage == "initial" else self.config.evolution
         number = seed_number(proposal.id)
         seed = seed_for(self.config.seed, _TIES, number) if number else self.config.seed
-        job = Job(proposal.id, proposal.rule, _task_of(self.config, stage.task_options), stage.protocol, seed)
+        job = Job(proposal.id, proposal.rule, _task_of_stage(self.config, stage), stage.protocol, seed)
         return proposal.stage, job, proposal
 
     def tell(self, job_id: str, outcome: Outcome) -> None:
@@ -249,6 +250,10 @@ class _SearchSource:
 
 def _task_of(config: RunConfig, options: Options) -> str:
     return spec_of(config.task, options)
+
+
+def _task_of_stage(config: RunConfig, stage: Stage) -> str:
+    return join([_task_of(config, stage.task_options), *map(spec_of, stage.more_tasks)])
 
 
 def _final_tasks(config: RunConfig) -> list[str]:

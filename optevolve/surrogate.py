@@ -17,6 +17,7 @@ from optevolve.errors import ConfigError, OptevolveError
 from optevolve.racing import Race, full_seed, mean_interval
 from optevolve.records import Job, Outcome, Split, Status, TrainingCurve
 from optevolve.schedule import schedule_values
+from optevolve.several import SEPARATOR, measure_all
 from optevolve.space import UpdateRule, parse
 from optevolve.tasks import Task, load
 from optevolve.training import Engine, Part, train, untrained_score
@@ -29,12 +30,16 @@ FIRST_LEARNING_RATE = 1e-7  # of a run whose warm-up would begin with 0. Source:
 def measure(job: Job) -> Outcome:
     """Chooses the learning rate, unless the job fixes it, trains in full and says what came of it: a pure function of the job, time apart.
 
+    A job of several tasks has their mean, see `optevolve.several`.
+
     An exception that the task's own code or the rule's optimizer raises costs this measurement alone: the outcome is FAILED with its
     message. Curves of runs that ended before it are kept.
 
     Raises:
         OptevolveError: for what the user must mend before anything can be measured: the rule's text, the task, its data, the protocol.
     """
+    if SEPARATOR in job.task:
+        return measure_all(job, measure)
     started = time.perf_counter()
     measurement = _Measurement(job, load(job.task), parse(job.rule))
     try:

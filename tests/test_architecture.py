@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"optim"},
     {"tasks"},
     {"training"},
-    {"racing"},
+    {"racing", "several"},
     {"surrogate"},
     {"eliminate"},
     {"evaluate"},
