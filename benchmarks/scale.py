@@ -104,8 +104,8 @@ def main() -> int:
     parser.add_argument("--store", default="", help="URL of a database; default: a file in a temporary folder")
     options = parser.parse_args()
 
-    particles = max(2, options.evaluations // 100)
-    population = 2 * particles
+    particles = max(2, -(-options.evaluations // 99))
+    population = 2 * particles  # and 1 + 16 × 6 evaluations for each particle: 99 in all
     search = Search(population=population, particles=particles, timesteps=16, children=6, redraws=0, lookahead=2 * options.workers)
     source, workers, sameness = Source(search), SimulatedWorkers(options.workers, 2.0), Sameness(options.sameness)
     marks: list[tuple[int, float]] = []  # evolution told so far, the driver's seconds so far
