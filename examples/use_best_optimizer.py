@@ -1,6 +1,6 @@
 """Train with the best optimizer of a run: needs torch and the file that the run exported, nothing of optevolve.
 
-    python examples/use_best_optimizer.py runs/demo
+python examples/use_best_optimizer.py runs/demo
 """
 
 import sys

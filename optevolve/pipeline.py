@@ -21,6 +21,7 @@ from optevolve.progress import Listener
 from optevolve.records import Job, Measurement, Outcome
 from optevolve.report import leaderboard as ranked
 from optevolve.report import write_report
+from optevolve.report.figures import write_figures
 from optevolve.run.driver import Ask, Happening
 from optevolve.run.folder import open_run, read_run
 from optevolve.run.session import Session, session
@@ -65,9 +66,15 @@ class Leader:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run has found. `folder` holds config.toml, study.db, report.html and best_optimizer.py."""
+    """What a run has found.
+
+    Attributes:
+        folder: holds config.toml, study.db, report.html and best_optimizer.py.
+        found_finished: whether the run had come to its end before, so that nothing was done.
+    """
 
     folder: Path
+    found_finished: bool = False
 
     def best(self, n: int = 10) -> list[Leader]:
         """The best n rules, best first."""
@@ -147,7 +154,7 @@ def _run(
     """The method, stage by stage."""
     with open_run(folder, config, **opening) as (study, config):
         if study.finished:
-            return Result(folder)
+            return Result(folder, found_finished=True)
         with _session(config, study, workers, progress, folder, callbacks) as work:
             try:
                 _check_tasks([task for stage in (config.initial, config.evolution) for task in split(_task_of_stage(config, stage))])
@@ -216,10 +223,20 @@ def comparisons(out: str | Path) -> list[Comparison]:
         return compare(study.measurements())
 
 
-def report(out: str | Path) -> Path:
-    """Writes report.html of a run anew, also while it is running; its path."""
+def report(out: str | Path, *, figures: str | Path | None = None) -> Path:
+    """Writes report.html of a run anew, also while it is running.
+
+    Args:
+        out: the run's folder.
+        figures: a folder to write the main figures into, as SVG files of their own; None for the page alone.
+    Returns:
+        The page's path.
+    """
     folder = Path(out)
     with read_run(folder) as (study, config):
+        if figures is not None:
+            measurements = study.measurements()
+            write_figures(figures, config=config, measurements=measurements, comparisons=compare(measurements))
         return _write_report(folder, study, config)
 
 

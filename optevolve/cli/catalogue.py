@@ -100,7 +100,7 @@ def tasks(
     say("\nYour own: optevolve search --task module:Name; see CONTRIBUTING.md.")
 
 
-_FACTS = {"summary": "", "data_source": "data", "licence": "licence", "citation": "cite"}
+_FACTS = {"summary": "", "budget": "budget", "data_source": "data", "licence": "licence", "citation": "cite"}
 
 
 def _options(kind: type[Task]) -> dict[str, Any]:

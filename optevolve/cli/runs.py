@@ -87,14 +87,13 @@ def search(
     folder = out or Path("runs") / (config_file.stem if config_file else re.sub(r"[^\w.-]+", "-", chosen.task).strip("-"))
     from optevolve import pipeline  # after the config is read, so that its mistakes are told at once
 
-    finished = _is_finished(folder, store)
     told = _callbacks(metrics, folder)
-    _with_progress(
+    result = _with_progress(
         folder,
         json,
         lambda progress: pipeline.search(config=chosen, out=folder, workers=workers, progress=progress, store=store, callbacks=told),
     )
-    if finished and not json:
+    if result.found_finished and not json:
         say(f"This run is finished already: {folder}. Its result:")
     _show_result(folder, json)
 
@@ -126,16 +125,15 @@ def resume(
     from optevolve import pipeline
 
     place = _workers(runner, ray_address, time_limit, memory_limit)
-    finished = _is_finished(folder, store) and not extend
     told = _callbacks(metrics, folder)
-    _with_progress(
+    result = _with_progress(
         folder,
         json,
         lambda progress: pipeline.resume(
             folder, workers=workers, progress=progress, store=store, extend=extend or (), settings=place, callbacks=told
         ),
     )
-    if finished and not json:
+    if result.found_finished and not json:
         say(f"This run is finished already: {folder}. Its result:")
     _show_result(folder, json)
 
@@ -209,17 +207,21 @@ def top(
 
 def report(
     folder: RunFolder,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", metavar="FOLDER", help="Also write the main figures into this folder, as SVG files.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the report's path as JSON.")] = False,
 ) -> None:
     """Write report.html of a run anew: one file that opens offline.
 
     \b
-    Example:
+    Examples:
       optevolve report runs/demo
+      optevolve report runs/demo --figures figures
     """
     from optevolve import pipeline
 
-    path = pipeline.report(folder)
+    path = pipeline.report(folder, figures=figures)
     if json:
         print_json({"report": str(path)})
     else:
@@ -237,16 +239,6 @@ def _with_progress(folder: Path, json: bool, action: Callable[[Any], Any]) -> An
             f"Interrupted. Everything measured so far is kept. Go on with: optevolve resume {folder}", soft_wrap=True
         )
         raise typer.Exit(130) from None
-
-
-def _is_finished(folder: Path, store: str = "") -> bool:
-    from optevolve.run.folder import has_run, store_of
-    from optevolve.run.store import Study
-
-    if not has_run(folder, store):
-        return False
-    with Study.open(store_of(folder, store), read_only=True) as study:
-        return study.finished
 
 
 def _specs(text: str) -> list[str]:

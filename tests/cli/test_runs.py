@@ -110,7 +110,8 @@ def test_another_config_is_refused_with_the_difference(run: Command, finished: t
 def test_show_report_and_export_take_the_folder(run: Command, finished: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = finished
     assert run.json("show", str(folder))["rule"] == run.json("top", str(folder))[0]["rule"]
-    assert "report.html" in run("report", str(folder))[0]
+    assert "report.html" in run("report", str(folder), "--figures", str(tmp_path / "figures"))[0]
+    assert {"progress.svg", "comparison-1.svg", "curves-1.svg"} <= {path.name for path in (tmp_path / "figures").iterdir()}
     run("export", str(folder), "-o", str(tmp_path / "mine.py"))
     subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, check=True, capture_output=True, timeout=120)
     assert "Expected at least 99 measured rules" in run("show", str(folder), "--rank", "99", code=2)[1]
