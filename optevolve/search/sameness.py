@@ -14,8 +14,8 @@ class Sameness:
     """Gives each rule a key; rules with one key count as one.
 
     "spelling": the same text. "behaviour": the same fingerprint, that is the same updates on fixed gradient streams up to rounding.
-    "nearly": also rules that real training cannot tell apart, such as g and g + g ** 3 at real gradient scales; a rule then takes the key of
-    the first rule seen that it is nearly the same as, so that keys depend on the order of asking, which the driver fixes.
+    "nearly": also rules that real training cannot tell apart, such as g and g + g ** 3 at real gradient scales; a rule then takes the key
+    of the first rule seen that it is nearly the same as, so that keys depend on the order of asking, which the driver fixes.
 
     Args:
         sense: one of `SENSES`.

@@ -98,6 +98,7 @@ class Leaf:
         tensor: whether it has the parameter's shape; else it is a function of the step alone.
         formula: of a time leaf: over t, T, r = t/T, c = (2t mod T)/T and b = 0.95(1-(t+1)/T).
         random: the primitive that it draws; empty if deterministic.
+        sampled: whether the paper's grammar draws it as a base decay.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Leaf:
     tensor: bool = True
     formula: str = ""
     random: str = ""
+    sampled: bool = False
 
 
 _BETA = Parameter("beta", 0.0, 1.0)
@@ -202,25 +204,25 @@ _LEAF_ROWS = (
     Leaf("g", "g", "gradient"),
     Leaf("w", "w", "weights"),
     Leaf("noise", r"\mathcal{N}(0,1)", "standard normal noise, fresh at every step", random="normal"),
-    Leaf("a1", "a_1", "linear decay 1 - r", False, "1 - r"),
-    Leaf("a2", "a_2", "linear growth r", False, "r"),
-    Leaf("a3", "a_3", "cosine decay", False, f"(1 + cos({_PI} * r)) / 2"),
-    Leaf("a4", "a_4", "cosine growth", False, f"(1 - cos({_PI} * r)) / 2"),
-    Leaf("a5", "a_5", "cosine valley: falls, then returns", False, f"(1 + cos(2 * {_PI} * r)) / 2"),
-    Leaf("a6", "a_6", "cosine hill: rises, then returns", False, f"(1 - cos(2 * {_PI} * r)) / 2"),
-    Leaf("a7", "a_7", "cosine decay with one restart", False, f"(1 + cos({_PI} * c)) / 2"),
-    Leaf("a8", "a_8", "cosine growth with one restart", False, f"(1 - cos({_PI} * c)) / 2"),
-    Leaf("a9", "a_9", "linear decay with one restart", False, "1 - c"),
-    Leaf("a10", "a_{10}", "linear growth with one restart", False, "c"),
-    Leaf("a11", "a_{11}", "exponential decay 0.01^r", False, "0.01 ** r"),
-    Leaf("a12", "a_{12}", "exponential growth 1 - 0.01^r", False, "1 - 0.01 ** r"),
-    Leaf("a13", "a_{13}", "Demon-like decay b/(0.05 + b)", False, "b / (0.05 + b)"),
-    Leaf("a14", "a_{14}", "0.95 - a13", False, "0.95 - b / (0.05 + b)"),
+    Leaf("a1", "a_1", "linear decay 1 - r", False, "1 - r", sampled=True),
+    Leaf("a2", "a_2", "linear growth r", False, "r", sampled=True),
+    Leaf("a3", "a_3", "cosine decay", False, f"(1 + cos({_PI} * r)) / 2", sampled=True),
+    Leaf("a4", "a_4", "cosine growth", False, f"(1 - cos({_PI} * r)) / 2", sampled=True),
+    Leaf("a5", "a_5", "cosine valley: falls, then returns", False, f"(1 + cos(2 * {_PI} * r)) / 2", sampled=True),
+    Leaf("a6", "a_6", "cosine hill: rises, then returns", False, f"(1 - cos(2 * {_PI} * r)) / 2", sampled=True),
+    Leaf("a7", "a_7", "cosine decay with one restart", False, f"(1 + cos({_PI} * c)) / 2", sampled=True),
+    Leaf("a8", "a_8", "cosine growth with one restart", False, f"(1 - cos({_PI} * c)) / 2", sampled=True),
+    Leaf("a9", "a_9", "linear decay with one restart", False, "1 - c", sampled=True),
+    Leaf("a10", "a_{10}", "linear growth with one restart", False, "c", sampled=True),
+    Leaf("a11", "a_{11}", "exponential decay 0.01^r", False, "0.01 ** r", sampled=True),
+    Leaf("a12", "a_{12}", "exponential growth 1 - 0.01^r", False, "1 - 0.01 ** r", sampled=True),
+    Leaf("a13", "a_{13}", "Demon-like decay b/(0.05 + b)", False, "b / (0.05 + b)", sampled=True),
+    Leaf("a14", "a_{14}", "0.95 - a13", False, "0.95 - b / (0.05 + b)", sampled=True),
     Leaf("b", "b", "linear decay 0.95(1 - (t+1)/T), behind a13 and L3", False, "b"),
 )
 LEAVES: dict[str, Leaf] = {row.name: row for row in _LEAF_ROWS}
 
-BASE_DECAYS: tuple[str, ...] = tuple(f"a{i}" for i in range(1, 15))
+BASE_DECAYS: tuple[str, ...] = tuple(name for name, row in LEAVES.items() if row.sampled)
 
 
 def register_operator(row: Operator) -> None:

@@ -1,7 +1,9 @@
 """Rules that do the same share a fingerprint, others do not, whatever rounding does."""
 
+import csv
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from optevolve.space.expression import number
 from optevolve.space.fingerprint import fingerprint, nearly_same
 from optevolve.space.grammar import grammar
 from optevolve.space.operators import OPERATORS
+from optevolve.space.paper_notation import parse_paper
 from optevolve.space.sample import sample_genome
 from optevolve.space.simplify import simplify
 
@@ -165,3 +168,15 @@ def test_not_nearly_same(a: str, b: str) -> None:
 def test_nearly_same_asks_for_positive_numbers() -> None:
     with pytest.raises(ValueError, match="above 0"):
         nearly_same(parse("g"), parse("g"), gradient_scale=0)
+
+
+def test_the_authors_log_holds_many_rules_that_train_as_plain_nesterov() -> None:
+    """Terms in g ** 2 vanish beside g at real gradient scales: some sixty rules of the log are plain Nesterov under another name."""
+    log = Path(__file__).parents[2].parent / "shared" / "reference" / "authors_log.csv"
+    if not log.is_file():
+        pytest.skip("needs ../shared/reference/authors_log.csv")
+    with log.open(encoding="utf-8") as lines:
+        texts = sorted({row["expr"] for row in csv.DictReader(lines) if row["expr"].startswith("Nest")})
+    nesterov = parse("nesterov: g")
+    found = sum(nearly_same(parse_paper(text), nesterov) for text in texts)
+    assert found >= 60
