@@ -17,24 +17,29 @@ __all__ = ["config", "names", "tasks", "zoo"]
 
 
 def zoo(json: Annotated[bool, typer.Option("--json", help="Print the rules as a JSON list.")] = False) -> None:
-    """List published optimizers; each name can be used wherever a rule can.
+    """List published optimizers and learning-rate schedules; each name can be used wherever a rule can.
 
     \b
     Examples:
       optevolve zoo
       optevolve show opt6
     """
-    from optevolve.zoo import ZOO
+    from optevolve.space.text import format_expression
+    from optevolve.zoo import SCHEDULES, ZOO
 
     rows = list(ZOO.values())
+    schedules = {name: format_expression(factor) for name, factor in SCHEDULES.items()}
     if json:
-        print_json([{**{f.name: getattr(row, f.name) for f in fields(row)}, "rule": str(row.rule)} for row in rows])
+        rules = [{**{f.name: getattr(row, f.name) for f in fields(row)}, "rule": str(row.rule)} for row in rows]
+        print_json([*rules, *({"name": name, "schedule": factor} for name, factor in schedules.items())])
         return
     print_table(
         ["name", "learning rate", "rule", "summary"],
         ([row.name, None if row.learning_rate is None else f"{row.learning_rate:g}", str(row.rule), row.summary] for row in rows),
         right=["learning rate"],
     )
+    say("\nLearning-rate schedules, as factors on warm-up + cosine; shown and exported as gradient descent on them:", style="bold")
+    print_table(["name", "factor"], schedules.items())
 
 
 def names(json: bool) -> None:

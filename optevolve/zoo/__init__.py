@@ -88,12 +88,16 @@ SCHEDULES: Mapping[str, Node] = _Schedules()
 def rule_or_name(text: str) -> UpdateRule:
     """The rule of that name in the zoo, else the rule that the text spells, natively or as the paper does (`Nest ~ bessel_i1e(g)`).
 
+    The name of a schedule (L1 … L9) stands for gradient descent on it.
+
     Raises:
         ParseError: if it is neither; names near it are suggested.
     """
     name = text.strip().lower()
     if name in ZOO:
         return ZOO[name].rule
+    if name.upper() in SCHEDULES:
+        return UpdateRule(Node("mul", (SCHEDULES[name.upper()], Node("g"))))
     if "~" in text:  # no native text has one
         return parse_paper(text)
     try:

@@ -12,11 +12,11 @@ import pytest
 
 from optevolve.cli import main
 from optevolve.config_text import preset, to_toml
-from optevolve.space import LEAVES, OPERATORS
+from optevolve.space import LEAVES, OPERATORS, parse_expression
 from optevolve.space.latex import latex
 from optevolve.space.paper_notation import parse_paper
 from optevolve.space.show import describe
-from optevolve.zoo import ZOO
+from optevolve.zoo import SCHEDULES, ZOO
 
 COMMANDS = ["search", "resume", "top", "report", "show", "export", "zoo", "tasks", "config", "evaluate"]
 
@@ -66,10 +66,16 @@ def test_version_and_module(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_zoo(capsys: pytest.CaptureFixture[str]) -> None:
     rows = run_json(capsys, ["zoo"])
-    assert [row["name"] for row in rows] == list(ZOO)
+    assert [row["name"] for row in rows] == [*ZOO, *SCHEDULES]
     assert next(row for row in rows if row["name"] == "nesterov")["rule"] == "nesterov: g"
     _, out, _ = run(capsys, ["zoo"])
-    assert all(name in out for name in ZOO)
+    assert all(name in out for name in (*ZOO, *SCHEDULES))
+
+
+def test_a_schedule_is_shown_as_gradient_descent_on_it(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = run_json(capsys, ["show", "L1"])
+    assert facts["rest"] == "g"
+    assert parse_expression(facts["schedule"]) == SCHEDULES["L1"]
 
 
 def test_show_says_what_a_rule_is(capsys: pytest.CaptureFixture[str]) -> None:
