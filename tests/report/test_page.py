@@ -68,10 +68,12 @@ def without_data(html: str) -> str:
 def assert_loads_nothing(html: str) -> None:
     page = Page(html)
     bare = without_data(html)
-    assert not re.search(r"https?:|file:|//\w|@import|url\((?!#)", bare)
+    assert not re.search(r"https?:|file:|@import|url\((?!#)", bare)
     assert not {tag for tag, _ in page.tags} & {"script", "iframe", "img", "link", "object", "embed", "base", "form", "foreignobject"}
     for _, attrs in page.tags:
         assert not {name for name in attrs if name.startswith("on") or name in {"src", "srcset", "action", "formaction"}}
+        # As visible text "//" loads nothing (the config's comments name ray://HOST); as the beginning of an attribute it may.
+        assert not [value for value in attrs.values() if value and value.strip().startswith("//")]
         for name in ("href", "xlink:href"):
             if attrs.get(name):
                 assert attrs[name].startswith(("#", "data:image/png;base64,"))
