@@ -1,10 +1,14 @@
 """What all tests share: one thread per process, and where real data lies if it is there."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# A test run in the background inherits an ignored Ctrl-C, and so would the runs that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests run in parallel processes; more threads per process only make them wait for each other. Set before any test imports torch.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

@@ -119,7 +119,7 @@ def test_show_says_all_there_is_about_a_rule(capsys: pytest.CaptureFixture[str])
     shown = describe(ZOO["opt6"].rule, 20)
     assert facts["schedule"] == shown.schedule != "1"
     assert facts["schedule_values"] == pytest.approx(shown.schedule_values)
-    assert facts["rest"] == "div(qhm(v), abs(exp(1e-4 * w)))"
+    assert facts["rest"] == "qhm(v) / abs(exp(1e-4 * w))"
     _, out, _ = run(capsys, ["show", "opt6"])
     for text in (
         latex(ZOO["opt6"].rule),
