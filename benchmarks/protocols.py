@@ -1,0 +1,136 @@
+"""What a cheap protocol costs beside a dear one, and whether it ranks rules as well: two finished calibrations of the same rules compared.
+
+    optevolve calibrate --reference log.csv --protocol fast --repeats 2 --out fast
+    optevolve calibrate --reference log.csv --protocol paper --repeats 2 --out paper
+    python benchmarks/protocols.py fast paper        # goals: at most 1/8 of the cost, at least 0.9 of the rank correlation
+
+Cost is that of one measurement of a rule, all its learning rates included, mean over rules and seeds. The correlation is Spearman's over
+the rules; what did not complete ranks last. One measurement of the cheap protocol is held against each seed of the dear one and the mean is
+taken; the dear one's with itself is the mean over its pairs of seeds. The interval of their ratio is a 95 % bootstrap over rules
+(percentiles). Where both calibrations have the same --seed, measurement k of both starts from the same weights: a pair of other seeds is
+fair to both, and stands beside. Seconds are those of the workers, with whatever else the machine did. Exits with 1 if a goal is missed.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+COST_GOAL = 1 / 8
+RANK_GOAL = 0.9
+RESAMPLES = 2000
+
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A finished calibration: its rules, fitness of shape (rules, seeds), -inf where a measurement did not complete, and its totals."""
+
+    rules: list[str]
+    scores: Scores
+    content: dict[str, Any]
+
+    def cost(self, what: str) -> float:
+        """Steps or seconds of one measurement, mean over rules and seeds."""
+        return float(self.content[what]) / self.scores.size
+
+
+def read(folder: Path) -> Calibration:
+    place = folder / "calibration.json"
+    if not place.exists():
+        sys.exit(
+            f"{folder} has no calibration.json. Expected the folder of a finished `optevolve calibrate`: let it come to its end first."
+        )
+    content = json.loads(place.read_text(encoding="utf-8"))
+    rows = content["measured"]
+    scores = np.array([[-math.inf if score is None else score for score in row["fitness"]] for row in rows])
+    return Calibration([row["rule"] for row in rows], scores, content)
+
+
+def correlation(x: Scores, y: Scores) -> float:
+    """Spearman's; 0 where either ranks nothing."""
+    if np.all(x == x[0]) or np.all(y == y[0]):
+        return 0.0
+    return float(stats.spearmanr(x, y).statistic)
+
+
+def with_each(one: Scores, others: Scores, left_out: int | None = None) -> float:
+    """Mean correlation of one measurement, shape (rules,), with the others, shape (rules, seeds)."""
+    return float(np.mean([correlation(one, others[:, k]) for k in range(others.shape[1]) if k != left_out]))
+
+
+def with_itself(scores: Scores) -> float:
+    return float(np.mean([correlation(scores[:, a], scores[:, b]) for a, b in combinations(range(scores.shape[1]), 2)]))
+
+
+def interval(cheap: Scores, dear: Scores) -> tuple[float, float, int]:
+    """95 % bootstrap interval over rules of the ratio, and how many resamples had no ratio since the dear one did not agree with itself."""
+    rng, ratios = np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        picks = rng.integers(len(cheap), size=len(cheap))
+        own = with_itself(dear[picks])
+        if own > 0:
+            ratios.append(with_each(cheap[picks], dear[picks]) / own)
+    low, high = np.percentile(ratios, [2.5, 97.5]) if ratios else (math.nan, math.nan)
+    return float(low), float(high), RESAMPLES - len(ratios)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cheap", type=Path, nargs="?", help="folder of the calibration under the cheap protocol")
+    parser.add_argument("dear", type=Path, nargs="?", help="folder of the one under the dear protocol, with two seeds or more")
+    options = parser.parse_args(arguments)
+    if options.dear is None:
+        parser.print_usage()
+        print("Nothing to compare: give the folders of two finished calibrations (see --help).")
+        return 0
+    cheap, dear = read(options.cheap), read(options.dear)
+    if cheap.rules != dear.rules or cheap.content["task"] != dear.content["task"]:
+        sys.exit("The two calibrations are of other rules or tasks. Make both with the same --reference, --rules, --phase and --task.")
+    if dear.scores.shape[1] < 2:
+        sys.exit(f"{options.dear} has one seed per rule: how it agrees with itself needs two. Make it with --repeats 2.")
+
+    print(f"{len(cheap.rules)} rules on {cheap.content['task']}, {cheap.scores.shape[1]} seeds cheap, {dear.scores.shape[1]} dear")
+    completed = [int(np.isfinite(c.scores).all(axis=1).sum()) for c in (cheap, dear)]
+    print(f"completed under every seed     {completed[0]} cheap, {completed[1]} dear")
+    steps = cheap.cost("steps") / dear.cost("steps")
+    seconds = cheap.cost("seconds") / dear.cost("seconds")
+    print(f"steps of a measurement         {cheap.cost('steps'):10.0f} cheap {dear.cost('steps'):10.0f} dear, ratio 1/{1 / steps:.1f}")
+    print(
+        f"seconds of a measurement       {cheap.cost('seconds'):10.1f} cheap {dear.cost('seconds'):10.1f} dear, ratio 1/{1 / seconds:.1f}"
+    )
+    print(f"goal                           1/{1 / COST_GOAL:.0f} in steps and seconds")
+
+    own = with_itself(dear.scores)
+    print(f"dear with itself               {own:6.3f}")
+    same_seeds = cheap.content["seed"] == dear.content["seed"]
+    for k in range(cheap.scores.shape[1]):
+        one = cheap.scores[:, k]
+        low, high, without = interval(one, dear.scores)
+        ratio = with_each(one, dear.scores) / own if own > 0 else math.nan
+        each = ", ".join(f"{correlation(one, dear.scores[:, j]):.3f}" for j in range(dear.scores.shape[1]))
+        print(f"cheap, measurement {k}, with dear {each}; mean {with_each(one, dear.scores):.3f}")
+        print(f"  ratio                        {ratio:6.3f}, 95 % interval {low:.3f} to {high:.3f} over rules   goal >= {RANK_GOAL}")
+        if without:
+            print(f"  {without} of {RESAMPLES} resamples had no ratio")
+        if same_seeds and k < dear.scores.shape[1] and own > 0:
+            print(f"  with other seeds alone       {with_each(one, dear.scores, left_out=k) / own:6.3f}")
+    print(f"cheap, mean of its seeds, with dear {with_each(cheap.scores.mean(axis=1), dear.scores):.3f}")
+    if cheap.scores.shape[1] > 1:
+        print(f"cheap with itself              {with_itself(cheap.scores):6.3f}")
+    ranks = own > 0 and with_each(cheap.scores[:, 0], dear.scores) >= RANK_GOAL * own
+    return 0 if ranks and max(steps, seconds) <= COST_GOAL else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""The comparison of two calibrations: what it computes from folders made here, and what it refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "protocols.py"
+
+
+def write(folder: Path, scores: np.ndarray, *, steps: int, seconds: float, seed: int = 0) -> Path:
+    folder.mkdir()
+    measured = [
+        {"line": n, "rule": f"g * {n + 1}", "accuracy": 0.5, "fitness": [None if np.isneginf(score) else float(score) for score in row]}
+        for n, row in enumerate(scores)
+    ]
+    content = {"task": "digits", "seed": seed, "steps": steps * scores.size, "seconds": seconds * scores.size, "measured": measured}
+    (folder / "calibration.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def compare(*folders: Path) -> tuple[int, str]:
+    done = subprocess.run([sys.executable, str(SCRIPT), *map(str, folders)], capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout + done.stderr
+
+
+def noisy(seed: int, seeds: int, noise: float) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    scores = np.linspace(0.2, 0.8, 40)[:, None] + noise * rng.normal(size=(40, seeds))
+    scores[:2] = -np.inf
+    return scores
+
+
+def test_a_cheap_protocol_that_ranks_alike_meets_the_goals(tmp_path: Path) -> None:
+    cheap = write(tmp_path / "cheap", noisy(1, 1, 0.03), steps=100, seconds=1.0)
+    dear = write(tmp_path / "dear", noisy(2, 2, 0.03), steps=1000, seconds=9.0)
+    code, out = compare(cheap, dear)
+    assert code == 0, out
+    assert "40 rules on digits, 1 seeds cheap, 2 dear" in out
+    assert "38 cheap, 38 dear" in out
+    assert "ratio 1/10.0" in out
+    assert "ratio 1/9.0" in out
+    ratio = float(out.split("  ratio  ")[1].split(",")[0])
+    low, high = (float(number) for number in out.split("interval ")[1].split(" over")[0].split(" to "))
+    assert 0.9 <= ratio <= 1.1
+    assert low < ratio < high
+
+
+@pytest.mark.parametrize(("noise", "steps"), [(10.0, 100), (0.03, 200)], ids=["ranks by chance", "costs too much"])
+def test_a_missed_goal_is_said_by_the_exit_code(tmp_path: Path, noise: float, steps: int) -> None:
+    cheap = write(tmp_path / "cheap", noisy(1, 1, noise), steps=steps, seconds=1.0)
+    dear = write(tmp_path / "dear", noisy(2, 2, 0.03), steps=1000, seconds=9.0)
+    assert compare(cheap, dear)[0] == 1
+
+
+def test_only_calibrations_that_can_be_compared_are(tmp_path: Path) -> None:
+    cheap = write(tmp_path / "cheap", noisy(1, 2, 0.1), steps=100, seconds=1.0)
+    once = write(tmp_path / "once", noisy(2, 1, 0.1), steps=1000, seconds=9.0)
+    others = write(tmp_path / "others", noisy(2, 2, 0.1)[:-1], steps=1000, seconds=9.0)
+    assert "needs two" in compare(cheap, once)[1]
+    assert "other rules" in compare(cheap, others)[1]
+    assert "let it come to its end" in compare(cheap, tmp_path)[1]
+    code, out = compare()
+    assert code == 0
+    assert "Nothing to compare" in out
