@@ -2,7 +2,7 @@
 
 The folder comes from `OPTEVOLVE_DATA`: it is the data set's own folder or its parent. Where that is not set, the data set comes from the
 Hugging Face Hub. Decoded pixels lie in `OPTEVOLVE_CACHE`, else in the user's cache folder, and are mapped into memory, so that all workers
-of a machine share one copy.
+of a machine share one copy, made by the first of them while the others wait. A machine of a cluster that has no data takes the driver's.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from optevolve.errors import DataError
+from optevolve.tasks.placement import Files, locked, note, placed
 
 __all__ = ["Images", "cache_folder", "images"]
 
@@ -68,6 +69,22 @@ def cache_folder() -> Path:
 
 @lru_cache(maxsize=16)
 def _images(name: str, split: str, hub: str, image: str, label: str, size: int | None, data: str, cache: str) -> Images:
+    what = repr((name, split, image, label, size))
+    try:
+        target = _cached(name, split, hub, image, label, size, data, cache)
+    except DataError:
+        handed = placed(what, Path(cache))
+        if handed is None:
+            raise
+        target = handed
+    note(what, Files(target.name, {file: target / file for file in ("pixels.npy", "labels.npy")}))
+    # Copy-on-write: the pages stay shared until written to, and torch wants an array that may be written to.
+    pixels = np.load(target / "pixels.npy", mmap_mode="c")
+    return Images(torch.from_numpy(pixels), torch.from_numpy(np.load(target / "labels.npy")))
+
+
+def _cached(name: str, split: str, hub: str, image: str, label: str, size: int | None, data: str, cache: str) -> Path:
+    """The folder in the cache with a data set that this machine has, decoded if it was not."""
     if data:
         files = _find(name, split, Path(data))
         stamp = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -77,18 +94,19 @@ def _images(name: str, split: str, hub: str, image: str, label: str, size: int |
         raise DataError(f"{name!r} cannot be fetched. Put {name}.npz into a folder and name it with --data or OPTEVOLVE_DATA.")
     facts = (stamp, split, image, label) if size is None else (stamp, split, image, label, size)
     target = Path(cache) / f"{name}-{split}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
-    if not target.is_dir():
-        what = f"{name}/{split}"
-        if files and files[0].suffix == ".npz":
-            decoded = _npz_images(files[0], split)
-        elif files:
-            decoded = _decode(what, _parquet_rows(files, image, label), size)
-        else:
-            decoded = _decode(what, _hub_rows(name, split, hub, image, label), size)
-        _store(target, what, decoded)
-    # Copy-on-write: the pages stay shared until written to, and torch wants an array that may be written to.
-    pixels = np.load(target / "pixels.npy", mmap_mode="c")
-    return Images(torch.from_numpy(pixels), torch.from_numpy(np.load(target / "labels.npy")))
+    if target.is_dir():
+        return target
+    with locked(target):
+        if not target.is_dir():
+            what = f"{name}/{split}"
+            if files and files[0].suffix == ".npz":
+                decoded = _npz_images(files[0], split)
+            elif files:
+                decoded = _decode(what, _parquet_rows(files, image, label), size)
+            else:
+                decoded = _decode(what, _hub_rows(name, split, hub, image, label), size)
+            _store(target, what, decoded)
+    return target
 
 
 def _find(name: str, split: str, folder: Path) -> list[Path]:

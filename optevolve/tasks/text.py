@@ -1,7 +1,8 @@
 """Text as token numbers: found in the data folder, split, and cut into windows."""
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from torch import Tensor
 from optevolve.errors import DataError
 from optevolve.records import Split
 from optevolve.tasks.base import Batch, NumberedBatch
+from optevolve.tasks.data import cache_folder
+from optevolve.tasks.placement import Files, note, placed
 
 __all__ = ["Corpus", "byte_corpus", "windows", "word_corpus"]
 
@@ -75,14 +78,17 @@ def word_corpus(name: str) -> Corpus:
     names = {split: f"{name}.{split.value}.txt" for split in Split}
     remedy = f"Put {', '.join(names.values())} into a folder and name it with --data or OPTEVOLVE_DATA; without {names[Split.TRAIN]}, "
     remedy += f"nine tenths of {names[Split.VALID]} are trained on."
-    if not data:
+    bases = [Path(data) / name, Path(data)] if data else []
+    folder = next((base for base in bases if (base / names[Split.VALID]).is_file()), None)
+    if folder is None:
+        folder = placed(f"text of {name}", cache_folder())
+    if folder is None and not data:
         raise DataError(f"The text of {name!r} cannot be fetched. {remedy}")
-    folder = next((base for base in (Path(data) / name, Path(data)) if (base / names[Split.VALID]).is_file()), None)
     if folder is None or not (folder / names[Split.TEST]).is_file():
         missing = Path(data) / name / names[Split.VALID] if folder is None else folder / names[Split.TEST]
         raise DataError(f"No text of {name!r} in {data}: {missing} is not there. {remedy}")
-    files = [folder / names[split] for split in Split]
-    return _word_corpus(tuple(_Stamp.of(file) for file in files if file.is_file()), name)
+    files = [file for split in Split if (file := folder / names[split]).is_file()]
+    return _word_corpus(_noted(f"text of {name}", files), name)
 
 
 def byte_corpus(file: str) -> Corpus:
@@ -99,13 +105,21 @@ def byte_corpus(file: str) -> Corpus:
     if file:
         places = [Path(file), Path(data) / file] if data else [Path(file)]
         found = [place for place in places if place.is_file()][:1]
+        if not found and (handed := placed(f"text in {file}", cache_folder())) is not None:
+            found = list(handed.iterdir())
         if not found:
             raise DataError(
                 f"No text file {' or '.join(map(str, places))}. Give text-gpt@file=PATH of any text, absolute or in the data folder."
             )
     else:
-        found = sorted((Path(data) / "text-gpt").glob("*.txt")) if data else []
-    return _byte_corpus(tuple(_Stamp.of(place) for place in found))
+        if data and not Path(data).is_dir():
+            handed = placed("texts", cache_folder())
+            if handed is None:
+                raise DataError(f"The data folder {data} does not exist. Point --data or OPTEVOLVE_DATA at an existing folder.")
+            found = sorted(handed.iterdir())
+        else:
+            found = sorted((Path(data) / "text-gpt").glob("*.txt")) if data else []
+    return _byte_corpus(_noted(f"text in {file}" if file else "texts", found))
 
 
 class _Stamp(NamedTuple):
@@ -119,6 +133,14 @@ class _Stamp(NamedTuple):
     def of(cls, file: Path) -> "_Stamp":
         stat = file.stat()
         return cls(file.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+def _noted(what: str, files: Sequence[Path]) -> tuple[_Stamp, ...]:
+    """The files' stamps; and a note that they are in use, for machines that have none."""
+    stamps = tuple(_Stamp.of(file) for file in files)
+    known = hashlib.sha256(repr([(stamp.file.name, stamp.size, stamp.changed) for stamp in stamps]).encode()).hexdigest()
+    note(what, Files(f"text-{known[:16]}", {stamp.file.name: stamp.file for stamp in stamps}))
+    return stamps
 
 
 @lru_cache(maxsize=4)
