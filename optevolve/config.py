@@ -32,6 +32,7 @@ Natural: TypeAlias = Annotated[int, Ge(0)]
 Seed: TypeAlias = Annotated[int, Interval(ge=0, lt=2**63)]  # what a database keeps
 LearningRate: TypeAlias = Annotated[float, Interval(gt=0, le=1e6)]
 Momentum: TypeAlias = Annotated[float, Interval(ge=0, lt=1)]
+WeightDecay: TypeAlias = Annotated[float, Interval(ge=0, le=1e6)]
 Length: TypeAlias = Annotated[float, Interval(ge=0, le=1e12)]
 
 _NO_OTHER_KEYS: dict[str, Any] = {"extra": "forbid"}
@@ -70,6 +71,9 @@ class Protocol:
             the best 1/halving of a rung enter the next; full runs.
         learning_rates: the grid, each tried for `trial_steps`.
         first_learning_rates: tried first; if none reaches `first_floor`, the rule is dropped.
+        weight_decays: decoupled weight decays, each step's times its learning rate. The first is that of the learning-rate trials. The
+            others are tried at the best learning rate, then the neighbours of that, half a decade away, at the best of them, all judged at
+            the end of each trial by one half of the validation split; a fitness on validation data is then of the other half.
         trial_steps: length of a trial.
         full_steps: length of the full run at the best learning rate.
         trial_schedule: "cut": a trial is the first steps of the full run's schedule and decays (the authors': wholly inside warm-up);
@@ -109,6 +113,7 @@ class Protocol:
     rungs: Count = 2
     halving: Annotated[int, Ge(2)] = 3
     full_seeds: Count = 2
+    weight_decays: Annotated[tuple[WeightDecay, ...], Len(1)] = (0.0,)
 
 
 # At most an eighth of the paper's 13,600 steps.
@@ -197,7 +202,7 @@ class Evaluation:
     Attributes:
         tasks: task specs; empty for the run's own task with `task_options`.
         task_options: options of the run's own task.
-        baselines: names of rules of the zoo that get the same learning-rate trials.
+        baselines: names of rules of the zoo that get the same trials of learning rates and weight decays.
         seeds: paired seeds per contestant.
         protocol: the trials (on the validation split) and the full runs (on the test split).
     """

@@ -1,4 +1,4 @@
-"""The protocol `fast`: learning rates raced by successive halving on compressed schedules, then a few short full runs.
+"""The protocol `fast`: learning rates raced by successive halving on compressed schedules, weight decays, then a few short full runs.
 
 Where the paper's trials are the first steps of a long warm-up, each run here has the whole schedule and all decays, compressed into its
 length. The race is judged at the end of each run on one half of the validation split; the fitness, with an interval, is the mean over seeds
@@ -19,9 +19,10 @@ from scipy import stats
 from optevolve.config import Protocol
 from optevolve.records import Status, TrainingCurve
 
-__all__ = ["Race", "full_seed", "mean_interval", "run_seed"]
+__all__ = ["Point", "Race", "full_seed", "mean_interval", "neighbours", "run_seed"]
 
-Run: TypeAlias = Callable[[float, int, int], TrainingCurve]
+Point: TypeAlias = tuple[float, float]  # learning rate, weight decay
+Run: TypeAlias = Callable[[float, float, int, int], TrainingCurve]
 
 _DECADE = 10.0
 _WIDEST = (1e-8, 1e4)  # learning rates beyond which the grid is not widened
@@ -31,65 +32,76 @@ _TRIAL, _FULL = 71, 72  # streams of the job's seed
 
 @dataclass
 class Race:
-    """Finds the learning rate of one rule.
+    """Finds the learning rate and the weight decay of one rule.
 
     Attributes:
-        protocol: grid, lengths and numbers of seeds.
+        protocol: grids, lengths and numbers of seeds. With several weight decays, the first is that of the race; the others are tried at
+            the best learning rate, before the finer pass around that.
         seed: of the job; the runs' seeds follow from it, the same for every rule, so that rules are compared on paired seeds.
-        train: one run: learning rate, steps, seed → its curve, whose last score is of the half that choices may see.
-        scores: by learning rate the scores of its runs of the latest rung, -inf for a run that diverged.
+        train: one run: learning rate, weight decay, steps, seed → its curve, whose last score is of the half that choices may see.
+        scores: by learning rate and weight decay the scores of the runs of the latest rung, -inf for a run that diverged.
     """
 
     protocol: Protocol
     seed: int
     train: Run
-    scores: dict[float, list[float]] = field(default_factory=dict)
+    scores: dict[Point, list[float]] = field(default_factory=dict)
 
-    def winner(self) -> float | None:
-        """The learning rate with the best mean score; None if every run of the first rung diverged."""
+    def winner(self) -> Point | None:
+        """Learning rate and weight decay with the best mean score; None if every run of the first rung diverged."""
         protocol = self.protocol
-        rates = sorted(dict.fromkeys(protocol.learning_rates))
-        steps, entered = protocol.trial_steps, len(rates)
-        self._rung(rates, steps, 0)
-        rates = self._widened(rates, steps)
-        if self._mean(self._best(rates)) == -math.inf:
+        first, *others = dict.fromkeys(protocol.weight_decays)
+        points = [(rate, first) for rate in sorted(dict.fromkeys(protocol.learning_rates))]
+        steps, entered = protocol.trial_steps, len(points)
+        self._rung(points, steps, 0)
+        points = self._widened(points, steps)
+        if self._mean(self._best(points)) == -math.inf:
             return None
         for rung in range(1, protocol.rungs):
             keep = max(1, math.ceil(entered / protocol.halving**rung))
-            rates = sorted(sorted(rates, key=self._order)[:keep])
+            points = sorted(sorted(points, key=self._order)[:keep])
             steps = min(2 * steps, protocol.full_steps)
-            self._rung(rates, steps, rung)
-        best = self._best(rates)
-        finer = [best / math.sqrt(_DECADE), best * math.sqrt(_DECADE)]
+            self._rung(points, steps, rung)
+        best = self._best(points)
+        decays = [(best[0], decay) for decay in others]
+        self._rung(decays, steps, protocol.rungs - 1)
+        best = self._best([best, *decays])
+        finer = [(rate, best[1]) for rate in neighbours(best[0])]
         self._rung(finer, steps, protocol.rungs - 1)
         return self._best([best, *finer])
 
-    def _rung(self, rates: Sequence[float], steps: int, rung: int) -> None:
-        for rate in rates:
-            curves = [self.train(rate, steps, run_seed(self.seed, _TRIAL, rung, number)) for number in range(self.protocol.trial_seeds)]
-            self.scores[rate] = [-math.inf if curve.status is Status.DIVERGED else curve.score[-1] for curve in curves]
+    def _rung(self, points: Sequence[Point], steps: int, rung: int) -> None:
+        for point in points:
+            curves = [self.train(*point, steps, run_seed(self.seed, _TRIAL, rung, number)) for number in range(self.protocol.trial_seeds)]
+            self.scores[point] = [-math.inf if curve.status is Status.DIVERGED else curve.score[-1] for curve in curves]
 
-    def _widened(self, rates: list[float], steps: int) -> list[float]:
+    def _widened(self, points: list[Point], steps: int) -> list[Point]:
         """The grid with decades added for as long as the best lies on its edge."""
-        given = len(rates)
-        while 1 < len(rates) < given + _MOST_ADDED:
-            best = self._best(rates)
-            further = best / _DECADE if best == rates[0] else best * _DECADE if best == rates[-1] else 0.0
+        given = len(points)
+        while 1 < len(points) < given + _MOST_ADDED:
+            best = self._best(points)
+            rate, decay = best
+            further = rate / _DECADE if best == points[0] else rate * _DECADE if best == points[-1] else 0.0
             if not _WIDEST[0] <= further <= _WIDEST[1] or self._mean(best) == -math.inf:
                 break
-            self._rung([further], steps, 0)
-            rates = sorted([*rates, further])
-        return rates
+            self._rung([(further, decay)], steps, 0)
+            points = sorted([*points, (further, decay)])
+        return points
 
-    def _mean(self, rate: float) -> float:
-        return float(np.mean(self.scores[rate]))
+    def _mean(self, point: Point) -> float:
+        return float(np.mean(self.scores[point]))
 
-    def _order(self, rate: float) -> tuple[float, float]:
-        return -self._mean(rate), rate
+    def _order(self, point: Point) -> tuple[float, Point]:
+        return -self._mean(point), point
 
-    def _best(self, rates: Sequence[float]) -> float:
+    def _best(self, points: Sequence[Point]) -> Point:
         """Of equals the smallest."""
-        return min(rates, key=self._order)
+        return min(points, key=self._order)
+
+
+def neighbours(learning_rate: float) -> tuple[float, float]:
+    """The learning rates half a decade below and above."""
+    return learning_rate / math.sqrt(_DECADE), learning_rate * math.sqrt(_DECADE)
 
 
 def run_seed(seed: int, *place: int) -> int:

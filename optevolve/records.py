@@ -45,6 +45,7 @@ class TrainingCurve:
         reason: why it ended early, empty if it did not.
         purpose: "trial" (to choose the learning rate), "full" (gives the fitness).
         seconds: wall-clock time of the run.
+        weight_decay: decoupled, times the learning rate.
     """
 
     learning_rate: float
@@ -57,6 +58,7 @@ class TrainingCurve:
     reason: str = ""
     purpose: str = "full"
     seconds: float = 0.0
+    weight_decay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Job:
         seed: seed of everything random in the measurement.
         split: split that gives the fitness: VALID in every stage but the final evaluation.
         learning_rate: fixed peak learning rate, so that no trials are made; None to choose it by trials.
+        weight_decay: fixed weight decay; None to choose it with the learning rate, or the protocol's first where that is fixed.
     """
 
     id: str
@@ -107,6 +110,7 @@ class Job:
     seed: int
     split: Split = Split.VALID
     learning_rate: float | None = None
+    weight_decay: float | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ class Outcome:
         steps: training steps spent.
         seconds: wall-clock seconds spent.
         interval: 95 % interval of the fitness (low, high), where the protocol gives one.
+        weight_decay: that goes with the learning rate; 0 where none was chosen.
     """
 
     status: Status
@@ -132,6 +137,7 @@ class Outcome:
     steps: int = 0
     seconds: float = 0.0
     interval: tuple[float, float] | None = None
+    weight_decay: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,9 @@ def measure_all(job: Job, measure_one: MeasureOne) -> Outcome:
     fitness = math.fsum(scores) / len(scores)
     half = math.hypot(*halves) / len(scores)
     interval = (fitness - half, fitness + half) if len(halves) == len(scores) else None
-    return replace(_spent(outcomes), fitness=fitness, learning_rate=outcomes[0].learning_rate, interval=interval)
+    return replace(
+        _spent(outcomes), fitness=fitness, learning_rate=outcomes[0].learning_rate, weight_decay=outcomes[0].weight_decay, interval=interval
+    )
 
 
 def _spent(outcomes: Sequence[Outcome]) -> Outcome:

@@ -1,7 +1,8 @@
 """A rule's fitness on a task: learning-rate trials with early stopping, then the full run. Source: method section 4.
 
 The learning rate is chosen by the training score of the trials (its maximum over their epochs, as in the paper), never by the split that
-gives the fitness, so that a final evaluation on the test split has not tuned on it.
+gives the fitness, so that a final evaluation on the test split has not tuned on it. Weight decays do not show in training scores; where a
+protocol has several, they and a finer pass over learning rates are judged at the end of each trial, by one half of the validation split.
 """
 
 import time
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from optevolve.compile import build
 from optevolve.config import Protocol
 from optevolve.errors import ConfigError, OptevolveError
-from optevolve.racing import Race, full_seed, mean_interval
+from optevolve.racing import Point, Race, full_seed, mean_interval, neighbours
 from optevolve.records import Job, Outcome, Split, Status, TrainingCurve
 from optevolve.schedule import schedule_values
 from optevolve.several import SEPARATOR, measure_all
@@ -22,13 +23,13 @@ from optevolve.space import UpdateRule, parse
 from optevolve.tasks import Task, load
 from optevolve.training import Engine, Part, train, untrained_score
 
-__all__ = ["FIRST_LEARNING_RATE", "best_trial", "measure", "step_values"]
+__all__ = ["FIRST_LEARNING_RATE", "best_end", "best_trial", "measure", "step_values"]
 
 FIRST_LEARNING_RATE = 1e-7  # of a run whose warm-up would begin with 0. Source: method section 7.
 
 
 def measure(job: Job) -> Outcome:
-    """Chooses the learning rate, unless the job fixes it, trains in full and says what came of it: a pure function of the job, time apart.
+    """Chooses learning rate and weight decay, unless the job fixes them, and trains in full: a pure function of the job, time apart.
 
     A job of several tasks has their mean, see `optevolve.several`.
 
@@ -43,20 +44,21 @@ def measure(job: Job) -> Outcome:
     started = time.perf_counter()
     measurement = _Measurement(job, load(job.task), parse(job.rule))
     try:
-        status, reason, learning_rate, fitness = measurement.run()
+        status, reason, chosen, fitness = measurement.run()
     except OptevolveError:
         raise
     except Exception as error:  # noqa: BLE001 (whatever a task or rule may raise is this candidate's outcome, kept with its message)
-        status, reason, learning_rate, fitness = Status.FAILED, f"{type(error).__name__}: {error}", None, None
+        status, reason, chosen, fitness = Status.FAILED, f"{type(error).__name__}: {error}", None, None
     return Outcome(
         status=status,
         fitness=fitness,
-        learning_rate=learning_rate,
+        learning_rate=None if chosen is None else chosen[0],
         reason=reason,
         curves=tuple(measurement.curves),
         steps=sum(curve.steps[-1] for curve in measurement.curves),
         seconds=time.perf_counter() - started,
         interval=measurement.interval,
+        weight_decay=0.0 if chosen is None else chosen[1],
     )
 
 
@@ -99,6 +101,11 @@ def best_trial(trials: Iterable[TrainingCurve]) -> TrainingCurve | None:
     return max(sound, key=lambda trial: (max(trial.train_score), -trial.train_loss[-1]), default=None)
 
 
+def best_end(trials: Iterable[TrainingCurve]) -> TrainingCurve:
+    """The trial whose last score is the highest, the first of equals; one at least has not diverged."""
+    return max((trial for trial in trials if trial.status != Status.DIVERGED), key=lambda trial: trial.score[-1])
+
+
 class _Measurement:
     """The runs of one job, in order."""
 
@@ -108,20 +115,24 @@ class _Measurement:
         self.rule = rule
         self.curves: list[TrainingCurve] = []
         self.interval: tuple[float, float] | None = None
+        given = job.protocol.weight_decays if job.weight_decay is None else (job.weight_decay,)
+        self.decays = tuple(dict.fromkeys(given))
+        self.protocol = replace(job.protocol, weight_decays=self.decays)
 
-    def run(self) -> tuple[Status, str, float | None, float | None]:
-        """Status, reason, chosen learning rate and fitness."""
+    def run(self) -> tuple[Status, str, Point | None, float | None]:
+        """Status, reason, chosen learning rate and weight decay, and fitness."""
         if self.job.protocol.kind == "fast":
             return self._run_fast()
         first_floor, floor = self._floors()
-        learning_rate = self.job.learning_rate
-        if learning_rate is None:
+        several = self.job.learning_rate is None and len(self.decays) > 1
+        chosen = self._fixed()
+        if chosen is None:
             first = tuple(dict.fromkeys(self.job.protocol.first_learning_rates))
             rest = tuple(rate for rate in dict.fromkeys(self.job.protocol.learning_rates) if rate not in first)
             best = None
             for rates, needed in ((first, first_floor), (rest, floor)):
                 for rate in rates:
-                    self._train(rate, trial=True, floor=first_floor)
+                    self._train((rate, self.decays[0]), trial=True, floor=first_floor, part="choice" if several else "all")
                 best = best_trial(self.curves)
                 if best is None:
                     worst = self.curves[0]
@@ -129,47 +140,65 @@ class _Measurement:
                 if max(best.train_score) < needed:
                     return Status.STOPPED, self._below(best, needed), None, None
             assert best is not None  # the loop above runs twice
-            learning_rate = best.learning_rate
-        full = self._train(learning_rate, trial=False, floor=floor)
+            chosen = self._refined(best, first_floor) if several else (best.learning_rate, self.decays[0])
+        full = self._train(chosen, trial=False, floor=floor, part="judgement" if several and self.job.split is Split.VALID else "all")
         if full.status != Status.COMPLETED:
-            return full.status, f"full run at learning rate {learning_rate:g}: {full.reason}", learning_rate, None
+            return full.status, self._ended(full), chosen, None
         fitness = max(full.score) if self.job.protocol.judge == "best" else full.score[-1]
-        return Status.COMPLETED, "", learning_rate, fitness
+        return Status.COMPLETED, "", chosen, fitness
 
-    def _run_fast(self) -> tuple[Status, str, float | None, float | None]:
+    def _fixed(self) -> Point | None:
+        return None if self.job.learning_rate is None else (self.job.learning_rate, self.decays[0])
+
+    def _refined(self, best: TrainingCurve, floor: float) -> Point:
+        """The other weight decays at the best learning rate, then its neighbours at the best of them."""
+
+        def best_of(points: list[Point]) -> TrainingCurve:
+            return best_end([best, *(self._train(point, trial=True, floor=floor, part="choice") for point in points)])
+
+        best = best_of([(best.learning_rate, decay) for decay in self.decays[1:]])
+        best = best_of([(rate, best.weight_decay) for rate in neighbours(best.learning_rate)])
+        return best.learning_rate, best.weight_decay
+
+    def _run_fast(self) -> tuple[Status, str, Point | None, float | None]:
         """The same by the protocol "fast"; see `optevolve.racing`."""
-        protocol, learning_rate = self.job.protocol, self.job.learning_rate
+        protocol, chosen = self.protocol, self._fixed()
         seeds = [self.job.seed]
-        if learning_rate is None:
+        if chosen is None:
             race = Race(protocol, self.job.seed, self._race)
-            learning_rate = race.winner()
-            if learning_rate is None:
+            chosen = race.winner()
+            if chosen is None:
                 worst = self.curves[0]
                 return Status.DIVERGED, f"every trial diverged; at learning rate {worst.learning_rate:g}: {worst.reason}", None, None
-            best, needed = float(np.mean(race.scores[learning_rate])), self._floors_fast()
+            best, needed = float(np.mean(race.scores[chosen])), self._floors_fast()
             if best < needed:
-                return Status.STOPPED, f"best trial score {best:.4g} (at {learning_rate:g}) below {needed:.4g}", None, None
+                return Status.STOPPED, f"best trial score {best:.4g} (at {chosen[0]:g}) below {needed:.4g}", None, None
             seeds = [full_seed(self.job.seed, number) for number in range(protocol.full_seeds)]
         part: Part = "judgement" if self.job.split is Split.VALID else "all"
         scores = []
         for seed in seeds:
-            full = self._train(learning_rate, trial=False, floor=protocol.floor, seed=seed, part=part)
+            full = self._train(chosen, trial=False, floor=protocol.floor, seed=seed, part=part)
             if full.status != Status.COMPLETED:
-                return full.status, f"full run at learning rate {learning_rate:g}: {full.reason}", learning_rate, None
+                return full.status, self._ended(full), chosen, None
             scores.append(max(full.score) if protocol.judge == "best" else full.score[-1])
         self.interval = mean_interval(scores)
-        return Status.COMPLETED, "", learning_rate, float(np.mean(scores))
+        return Status.COMPLETED, "", chosen, float(np.mean(scores))
 
-    def _race(self, learning_rate: float, steps: int, seed: int) -> TrainingCurve:
+    def _race(self, learning_rate: float, weight_decay: float, steps: int, seed: int) -> TrainingCurve:
         """A run of the race: schedule and decays compressed into its steps, judged once, at its end, by the half that choices may see."""
         shorter = replace(
             self.job.protocol, trial_steps=steps, trial_schedule="compressed", trial_epoch_steps=steps, trial_floor_epoch=1
         )  # fmt: skip
-        return self._train(learning_rate, trial=True, floor=None, seed=seed, part="choice", protocol=shorter)
+        return self._train((learning_rate, weight_decay), trial=True, floor=None, seed=seed, part="choice", protocol=shorter)
 
     def _floors_fast(self) -> float:
         given = self.job.protocol.floor
         return float(np.nextafter(untrained_score(self.task, self.job.seed), np.inf)) if given is None else given
+
+    @staticmethod
+    def _ended(full: TrainingCurve) -> str:
+        decay = f" and weight decay {full.weight_decay:g}" if full.weight_decay else ""
+        return f"full run at learning rate {full.learning_rate:g}{decay}: {full.reason}"
 
     def _below(self, best: TrainingCurve, needed: float) -> str:
         tried = f"{len(self.curves)} learning rates"
@@ -187,7 +216,7 @@ class _Measurement:
 
     def _train(
         self,
-        learning_rate: float,
+        point: Point,
         *,
         trial: bool,
         floor: float | None,
@@ -196,6 +225,7 @@ class _Measurement:
         protocol: Protocol | None = None,
     ) -> TrainingCurve:
         protocol = self.job.protocol if protocol is None else protocol
+        learning_rate, weight_decay = point
         seed = self.job.seed if seed is None else seed
         split = None if trial and part == "all" else Split.VALID if trial else self.job.split
         rates, momenta = step_values(protocol, learning_rate, trial=trial)
@@ -204,7 +234,15 @@ class _Measurement:
         engine = Engine.of(protocol)
         curve = train(
             self.task,
-            lambda parameters: build(self.rule, parameters, lr=learning_rate, total_steps=decay_steps, seed=seed, flat=engine.flat),
+            lambda parameters: build(
+                self.rule,
+                parameters,
+                lr=learning_rate,
+                total_steps=decay_steps,
+                weight_decay=weight_decay,
+                seed=seed,
+                flat=engine.flat,
+            ),
             rates,
             momenta,
             seed=seed,
@@ -218,5 +256,6 @@ class _Measurement:
             purpose="trial" if trial else "full",
             engine=engine,
         )
+        curve = replace(curve, weight_decay=weight_decay)
         self.curves.append(curve)
         return curve

@@ -25,16 +25,22 @@ JOB = Job("one", "momentum: g", "mlp-moons", TINY, seed=3)
 
 
 class Landscape:
-    """Runs whose score is a parabola of the logarithm of the learning rate; above `limit` they diverge."""
+    """Runs whose score is a parabola of the logarithm of the learning rate; above `limit` they diverge.
 
-    def __init__(self, peak: float, limit: float = math.inf) -> None:
-        self.peak, self.limit = peak, limit
+    The score falls with the distance of the weight decay from `decay`; a larger weight decay shifts the best learning rate by `shift`.
+    """
+
+    def __init__(self, peak: float, limit: float = math.inf, decay: float = 0.0, shift: float = 0.0) -> None:
+        self.peak, self.limit, self.decay, self.shift = peak, limit, decay, shift
+        self.decays: list[float] = []
         self.runs: list[tuple[float, int, int]] = []
 
-    def __call__(self, rate: float, steps: int, seed: int) -> TrainingCurve:
+    def __call__(self, rate: float, decay: float, steps: int, seed: int) -> TrainingCurve:
         self.runs.append((rate, steps, seed))
+        self.decays.append(decay)
         status = Status.DIVERGED if rate > self.limit else Status.COMPLETED
-        score = math.nan if rate > self.limit else 1 - (math.log10(rate) - self.peak) ** 2 / 100
+        distance = math.log10(rate) - self.peak - self.shift * (decay > 0)
+        score = math.nan if rate > self.limit else 1 - distance**2 / 100 - abs(decay - self.decay)
         return TrainingCurve(rate, seed, (steps,), (1.0,), (score,), (score,), status)
 
 
@@ -43,7 +49,8 @@ def test_the_best_learning_rate_is_found_to_half_a_decade_also_beyond_the_grid(p
     landscape = Landscape(peak)
     found = Race(Protocol(kind="fast", trial_seeds=seeds, rungs=rungs), 0, landscape).winner()
     assert found is not None
-    assert abs(math.log10(found) - peak) <= 0.2501
+    assert abs(math.log10(found[0]) - peak) <= 0.2501
+    assert set(landscape.decays) == {0.0}
     assert len(landscape.runs) <= seeds * (7 + 3 + 3 * (rungs - 1) + 2)
 
 
@@ -57,9 +64,19 @@ def test_rungs_double_in_length_and_share_seeds_between_rates() -> None:
     assert len({seed for _, _, seed in landscape.runs}) == 6
 
 
+def test_weight_decays_are_tried_at_the_best_rate_and_its_neighbours_at_the_best_of_them() -> None:
+    landscape = Landscape(-2.1, decay=0.1, shift=0.5)
+    found = Race(replace(FAST, weight_decays=(0.0, 0.01, 0.1)), 0, landscape).winner()
+    assert found == pytest.approx((10**-1.5, 0.1))
+    last = [(rate, decay, steps) for (rate, steps, _), decay in zip(landscape.runs, landscape.decays, strict=True)][-4:]
+    assert last == [(0.01, 0.01, 80), (0.01, 0.1, 80), (pytest.approx(10**-2.5), 0.1, 80), (pytest.approx(10**-1.5), 0.1, 80)]
+    assert len({seed for _, _, seed in landscape.runs}) == 2
+    assert landscape.decays[:-4] == [0.0] * (len(landscape.decays) - 4)
+
+
 def test_diverged_rates_lose_and_if_all_do_there_is_no_winner() -> None:
     found = Race(FAST, 0, Landscape(2.0, limit=0.5)).winner()
-    assert found == pytest.approx(10**-0.5)
+    assert found == pytest.approx((10**-0.5, 0.0))
     landscape = Landscape(0.0, limit=0.0)
     assert Race(FAST, 0, landscape).winner() is None
     assert len(landscape.runs) == 7
@@ -127,6 +144,17 @@ def test_a_fixed_learning_rate_is_one_run_and_a_test_job_is_judged_on_test(monke
     on_valid = measure(JOB)
     assert on_test.learning_rate == on_valid.learning_rate
     assert on_test.fitness != on_valid.fitness
+
+
+def test_the_chosen_weight_decay_is_that_of_the_full_runs() -> None:
+    outcome = measure(replace(JOB, protocol=replace(TINY, weight_decays=(5.0, 0.0))))
+    decays = [curve.weight_decay for curve in outcome.curves if curve.purpose == "trial"]
+    assert decays == [5.0] * (len(decays) - 3) + [0.0] * 3  # so strong a decay holds the model back
+    full = [(curve.learning_rate, curve.weight_decay) for curve in outcome.curves if curve.purpose == "full"]
+    assert full == [(outcome.learning_rate, outcome.weight_decay)] * 2
+    assert outcome.weight_decay == 0.0
+    fixed = measure(replace(JOB, learning_rate=0.3, weight_decay=5.0))
+    assert fixed.fitness != measure(replace(JOB, learning_rate=0.3)).fitness
 
 
 def test_what_learns_nothing_is_dropped_after_the_race() -> None:

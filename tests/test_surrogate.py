@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from optevolve import surrogate
 from optevolve.config import Protocol, Schedule
 from optevolve.errors import ConfigError, DataError, ParseError, TaskError
+from optevolve.racing import neighbours
 from optevolve.records import Job, Outcome, Split, Status, TrainingCurve
 from optevolve.schedule import schedule_values
-from optevolve.surrogate import FIRST_LEARNING_RATE, best_trial, measure, step_values
+from optevolve.surrogate import FIRST_LEARNING_RATE, best_end, best_trial, measure, step_values
 from optevolve.tasks import TASKS, Batch
 from optevolve.tasks.synthetic import MlpMoons
 from optevolve.training import untrained_score
@@ -144,6 +145,59 @@ def test_a_fixed_learning_rate_needs_no_trials() -> None:
     outcome = measure(replace(JOB, learning_rate=0.3))
     assert [(curve.purpose, curve.learning_rate) for curve in outcome.curves] == [("full", 0.3)]
     assert outcome.learning_rate == 0.3
+
+
+DECAYS = replace(SHORT, weight_decays=(0.0, 0.1, 1.0, 0.1))
+
+
+def test_weight_decays_are_tried_at_the_best_learning_rate_and_its_neighbours_at_the_best_of_them() -> None:
+    job = replace(JOB, task="mlp-moons", protocol=DECAYS)
+    outcome = measure(job)
+    plain = measure(JOB)
+    trials, (full,) = of(outcome, "trial"), of(outcome, "full")
+    before, decayed, beside = trials[:5], trials[5:7], trials[7:]
+    for trial, same in zip(before, of(plain, "trial"), strict=True):  # the choice of the learning rate is the paper's
+        assert (trial.learning_rate, trial.train_score, trial.weight_decay) == (same.learning_rate, same.train_score, 0.0)
+    assert [(trial.learning_rate, trial.weight_decay) for trial in decayed] == [(plain.learning_rate, 0.1), (plain.learning_rate, 1.0)]
+    best = best_trial(before)
+    assert best is not None
+    chosen = best_end([best, *decayed])
+    assert [(trial.learning_rate, trial.weight_decay) for trial in beside] == [
+        (rate, chosen.weight_decay) for rate in neighbours(chosen.learning_rate)
+    ]
+    winner = best_end([chosen, *beside])
+    assert (outcome.learning_rate, outcome.weight_decay) == (winner.learning_rate, winner.weight_decay)
+    assert (full.learning_rate, full.weight_decay) == (winner.learning_rate, winner.weight_decay)
+
+
+def test_with_weight_decays_choices_and_fitness_see_different_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[tuple[str, str | None, str]] = []
+    real = surrogate.train
+
+    def noting(*args: Any, **options: Any) -> TrainingCurve:
+        parts.append((options["purpose"], options["split"], options["part"]))
+        return real(*args, **options)
+
+    monkeypatch.setattr(surrogate, "train", noting)
+    measure(replace(JOB, protocol=DECAYS))
+    assert set(parts) == {("trial", Split.VALID, "choice"), ("full", Split.VALID, "judgement")}
+    parts.clear()
+    measure(replace(JOB, protocol=DECAYS, split=Split.TEST))
+    assert set(parts) == {("trial", Split.VALID, "choice"), ("full", Split.TEST, "all")}
+    parts.clear()
+    measure(replace(JOB, protocol=replace(SHORT, weight_decays=(0.1,))))  # nothing to choose
+    assert set(parts) == {("trial", None, "all"), ("full", Split.VALID, "all")}
+
+
+def test_a_fixed_weight_decay_is_decoupled_and_nothing_else_is_tried() -> None:
+    outcome = measure(replace(JOB, protocol=DECAYS, weight_decay=0.1))
+    assert {curve.weight_decay for curve in outcome.curves} == {0.1}
+    assert len(outcome.curves) == 6
+    # The rule stands still, so that the loss of the shrunk model is all there is.
+    still = replace(JOB, rule="g - g", learning_rate=0.5, protocol=replace(SHORT, floor=0.0))
+    shrunk = measure(replace(still, weight_decay=2.0)).curves[0].train_loss
+    assert measure(still).curves[0].train_loss[-1] != pytest.approx(math.log(2), abs=1e-3)
+    assert shrunk[-1] == pytest.approx(math.log(2), abs=1e-3)
 
 
 def test_where_a_task_names_no_floors_standing_still_is_too_little() -> None:

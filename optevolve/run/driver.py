@@ -119,7 +119,8 @@ def drive(
         study: where outcomes go, open for writing.
         lookahead: jobs asked and not yet told, at least 1. Part of the search, unlike the number of workers.
         same: fingerprint of a job's rule. A job equal in fingerprint and in everything else but id and rule (stage, task, protocol, seed,
-            split, learning rate) to one asked before takes that one's outcome, without its curves and at no cost. "" is equal to nothing.
+            split, learning rate, weight decay) to one asked before takes that one's outcome, without its curves and at no cost. "" is
+            equal to nothing.
         on_event: told of everything that happens.
         patience: seconds to wait for outcomes at a time.
 
@@ -190,7 +191,7 @@ class _Drive:
             self.asked.add(job.id)
             if self.same is not None and (fingerprint := self.same(job)):
                 turn.fingerprint = fingerprint
-                key = (stage, fingerprint, job.task, job.protocol, job.seed, job.split, job.learning_rate)
+                key = (stage, fingerprint, job.task, job.protocol, job.seed, job.split, job.learning_rate, job.weight_decay)
                 first = self.firsts.setdefault(key, job.id)
                 turn.same_as = "" if first == job.id else first
             self.untold.append(turn)

@@ -16,7 +16,11 @@ __all__ = ["TimeLimit", "longest"]
 
 def longest(job: Job) -> int:
     """Training steps of a job that nothing ends early: its trials and its full run."""
-    trials = 0 if job.learning_rate is not None else len({*job.protocol.learning_rates, *job.protocol.first_learning_rates})
+    if job.learning_rate is not None:
+        return job.protocol.full_steps
+    trials = len({*job.protocol.learning_rates, *job.protocol.first_learning_rates})
+    if job.weight_decay is None and (others := len(set(job.protocol.weight_decays)) - 1):
+        trials += others + 2  # at the best learning rate, then its neighbours
     return trials * job.protocol.trial_steps + job.protocol.full_steps
 
 

@@ -24,11 +24,13 @@ from optevolve.run.store import Entry, Study
 from optevolve.run.store.tables import METADATA, SCHEMA_TABLE
 
 numbers = st.floats(allow_nan=False).map(lambda x: x + 0.0)  # SQLite forgets the sign of zero
+optional = st.none() | numbers
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 seeds = st.integers(-(2**63), 2**63 - 1)
 protocols = st.builds(
     Protocol,
     learning_rates=st.lists(st.floats(1e-9, 10), min_size=1).map(tuple),
+    weight_decays=st.lists(st.floats(0, 1), min_size=1).map(tuple),
     first_floor=st.none() | st.floats(0, 1),
     schedule=st.builds(Schedule, warmup=st.floats(0, 1e6)),
 )
@@ -49,12 +51,14 @@ def training_curves(draw: st.DrawFn) -> TrainingCurve:
         draw(texts),
         draw(st.sampled_from(["trial", "full"])),
         draw(numbers),
+        draw(numbers),
     )
 
 
 @st.composite
 def measurements(draw: st.DrawFn, ident: str) -> Measurement:
-    job = Job(ident, draw(texts), draw(texts), draw(protocols), draw(seeds), draw(st.sampled_from(Split)), draw(st.none() | numbers))
+    fixed = draw(st.tuples(optional, optional))
+    job = Job(ident, draw(texts), draw(texts), draw(protocols), draw(seeds), draw(st.sampled_from(Split)), *fixed)
     outcome = Outcome(
         draw(st.sampled_from(Status)),
         draw(st.none() | numbers),
@@ -64,6 +68,7 @@ def measurements(draw: st.DrawFn, ident: str) -> Measurement:
         draw(st.integers(0, 2**40)),
         draw(numbers),
         interval=draw(st.none() | st.tuples(numbers, numbers)),
+        weight_decay=draw(numbers),
     )
     rejected = st.lists(st.tuples(texts, texts), max_size=3).map(tuple)
     proposal = st.builds(Proposal, st.just(ident), texts, texts, parent=texts, particle=st.integers(-1, 99), rejected=rejected)

@@ -94,12 +94,14 @@ evaluations = Table(
     Column("seed", BigInteger, nullable=False),
     Column("split", Text, nullable=False),
     Column("fixed_learning_rate", Float),  # given with the job; null: chosen by trials
+    Column("fixed_weight_decay", Float),  # likewise
     Column("status", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("fitness", Float),
     Column("interval_low", Float),  # 95 % interval of the fitness; null where the protocol gives none
     Column("interval_high", Float),
     Column("learning_rate", Float),
+    Column("weight_decay", Float, nullable=False, server_default="0"),
     Column("steps", BigInteger().with_variant(Integer, "sqlite"), nullable=False),
     Column("seconds", Float, nullable=False),
     Column("same_as", Text, nullable=False),
@@ -117,6 +119,7 @@ curves = Table(
     Column("position", Integer, nullable=False),
     Column("purpose", Text, nullable=False),
     Column("learning_rate", Float, nullable=False),
+    Column("weight_decay", Float, nullable=False, server_default="0"),
     Column("seed", BigInteger, nullable=False),
     Column("status", Text, nullable=False),
     Column("reason", Text, nullable=False),
