@@ -189,14 +189,16 @@ def top(
       optevolve top runs/demo --follow
       optevolve top runs/demo --json | python -m json.tool
     """
-    from optevolve import pipeline
-
     if follow:
         from optevolve.cli.live import follow as show
 
         show(place, number, every)
         return
-    rows = pipeline.leaderboard(place)
+    from optevolve.report import leaderboard  # not by way of the pipeline, which loads torch: a look at a run takes a blink
+    from optevolve.run.folder import read_run
+
+    with read_run(place) as (study, _):
+        rows = leaderboard(study.measurements(with_curves=False))
     if json:
         print_json(rows)
     elif rows:
