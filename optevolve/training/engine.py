@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from optevolve.config import Protocol
+from optevolve.tasks import Batch
 from optevolve.training.norm_swish import NormSwish, available
 
 __all__ = ["PLAIN", "Engine", "precision_of"]
@@ -46,11 +47,13 @@ class Engine:
         precision: "float32", or "bf16": forward pass under autocast, weights, gradients and optimizer in float32.
         fused: batch norm and swish as one kernel, where there is a compiler; numbers differ by rounding.
         flat: the optimizer keeps all parameters in one buffer.
+        device: "cpu" or "cuda", where models and batches are put.
     """
 
     precision: str = "float32"
     fused: bool = False
     flat: bool = False
+    device: str = "cpu"
 
     @staticmethod
     def of(protocol: Protocol) -> Engine:
@@ -58,7 +61,8 @@ class Engine:
         return Engine(precision_of(protocol), protocol.compile, protocol.compile)
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """The model, with its layers fused in place where that is asked for and can be; the order of its parameters stays."""
+        """The model on the device, its layers fused in place where that is asked for and can be; the order of its parameters stays."""
+        model = model.to(self.device)
         if self.fused and available():
             for sequence in list(_sequences(model)):
                 for number in range(len(sequence) - 1):
@@ -67,9 +71,13 @@ class Engine:
                         sequence[number], sequence[number + 1] = NormSwish(norm), nn.Identity()
         return model
 
+    def place(self, batch: Batch) -> Batch:
+        """The batch on the device."""
+        return batch if self.device == "cpu" else type(batch)(*(value.to(self.device, non_blocking=True) for value in batch))
+
     def autocast(self) -> AbstractContextManager[object]:
         """Surrounds the forward pass."""
-        return torch.autocast("cpu", torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        return torch.autocast(self.device, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
 
 PLAIN = Engine()

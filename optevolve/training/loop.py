@@ -4,12 +4,11 @@ Everything random follows from the seed, and the caller's random state is left a
 reading them at every step would make an accelerator wait; ten steps is the longest that a diverged run goes unnoticed.
 """
 
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +17,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from optevolve.errors import TaskError
-from optevolve.records import Split, Status, TrainingCurve
+from optevolve.records import Split, TrainingCurve
 from optevolve.tasks import Batch, Task
+from optevolve.training.echo import Echo
 from optevolve.training.engine import PLAIN, Engine
 from optevolve.training.halves import Part, part_of
+from optevolve.training.record import LOOK_STEPS, Record
 
-__all__ = ["LOOK_STEPS", "OptimizerFactory", "evaluate", "train", "untrained_score"]
+__all__ = ["LOOK_STEPS", "OptimizerFactory", "denormals_flushed", "evaluate", "passes", "train", "untrained_score"]
 
 OptimizerFactory: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
-
-LOOK_STEPS = 10  # steps between looks at the losses
 
 
 def train(
@@ -70,41 +69,28 @@ def train(
         TaskError: if the task has no training batches.
     """
     started = time.perf_counter()
-    curve = _Curve()
-    with torch.random.fork_rng(devices=[]), _denormals_flushed():
+    record = Record(len(learning_rates), epoch_steps, floor, floor_epoch, max_loss_ratio)
+    with torch.random.fork_rng(devices=[]), denormals_flushed():
         torch.manual_seed(seed)
         model = engine.prepare(task.model().train())
-        steps = _Steps(task, model, optimizer, seed, max_loss_ratio, engine)
+        steps = _Steps(task, model, optimizer, seed, engine)
         for step, (rate, momentum) in enumerate(zip(map(float, learning_rates), map(float, momenta), strict=True), start=1):
             steps.take(rate, momentum)
-            epoch_ends = step % epoch_steps == 0 or step == len(learning_rates)
-            if epoch_ends or step % LOOK_STEPS == 0:
-                trouble = steps.look()
-                if epoch_ends and not trouble:
-                    score = math.nan if split is None else evaluate(task, model, split, engine, part)
-                    trouble = steps.unsound(score if split is not None else 0.0)
-                if trouble:
-                    curve.add(step, *steps.means(), math.nan)
-                    curve.end(Status.DIVERGED, trouble)
-                    break
-                if epoch_ends:
-                    loss, training_score = steps.means()
-                    curve.add(step, loss, training_score, score)
-                    if floor is not None and len(curve.steps) == floor_epoch and training_score < floor:
-                        curve.end(Status.STOPPED, f"training score {training_score:.4g} below {floor:.4g} after epoch {floor_epoch}")
-                        break
-    return TrainingCurve(
-        learning_rate=float(max(learning_rates)) if learning_rate is None else learning_rate,
-        seed=seed,
-        steps=tuple(curve.steps),
-        train_loss=tuple(curve.train_loss),
-        train_score=tuple(curve.train_score),
-        score=tuple(curve.score),
-        status=curve.status,
-        reason=curve.reason,
-        purpose=purpose,
-        seconds=time.perf_counter() - started,
-    )
+            if not record.wants_look(step):
+                continue
+            trouble = record.look(steps.read())
+            score = None
+            if record.ends_epoch(step) and not trouble:
+                score = None if split is None else evaluate(task, model, split, engine, part)
+                trouble = record.unsound(score, steps.finite())
+            if trouble:
+                record.diverge(step, trouble)
+            elif record.ends_epoch(step):
+                record.add_point(step, score)
+            if record.ended:
+                break
+    peak = float(max(learning_rates)) if learning_rate is None else learning_rate
+    return record.curve(peak, seed, purpose, time.perf_counter() - started)
 
 
 def evaluate(task: Task, model: nn.Module, split: Split, engine: Engine = PLAIN, part: Part = "all") -> float:
@@ -114,7 +100,7 @@ def evaluate(task: Task, model: nn.Module, split: Split, engine: Engine = PLAIN,
     scores: list[Tensor] = []
     sizes: list[int] = []
     with torch.no_grad(), engine.autocast():
-        for batch in part_of(iter(task.batches(split, 0)), part):
+        for batch in map(engine.place, part_of(iter(task.batches(split, 0)), part)):
             scores.append(task.score(model, batch))
             sizes.append(_size(batch))
     model.train(mode)
@@ -131,28 +117,24 @@ def untrained_score(task: Task, seed: int) -> float:
 
 
 class _Steps:
-    """The running training: takes steps and remembers what they gave since the last point of the curve."""
+    """The running training: takes steps and remembers what they gave since it was last read."""
 
-    def __init__(self, task: Task, model: nn.Module, optimizer: OptimizerFactory, seed: int, max_loss_ratio: float, engine: Engine) -> None:
+    def __init__(self, task: Task, model: nn.Module, optimizer: OptimizerFactory, seed: int, engine: Engine) -> None:
         self.task = task
         self.engine = engine
         self.model = model
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = optimizer(self.parameters)
-        self.batches = _passes(task, seed)
-        self.max_loss_ratio = max_loss_ratio
-        self.echo = _Echo(model)
-        self.count = 0
-        self.limit: float | None = None
-        self.fresh: list[tuple[Tensor, Tensor]] = []  # (loss, score) of the steps since the last look
-        self.seen: list[tuple[float, float]] = []  # and of those looked at since the last point
+        self.batches = passes(task, seed)
+        self.echo = Echo(model)
+        self.fresh: list[Tensor] = []  # loss and score of each step since the last read
 
     def take(self, learning_rate: float, momentum: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
             if "momentum" in group:
                 group["momentum"] = momentum
-        batch = next(self.batches)
+        batch = self.engine.place(next(self.batches))
         self.optimizer.zero_grad()
         with self.echo.listening(), self.engine.autocast():
             loss = self.task.loss(self.model, batch)
@@ -161,100 +143,20 @@ class _Steps:
             score = self.task.score(self.echo, batch)
         self.echo.forget()
         self.optimizer.step()
-        self.fresh.append((loss.detach(), score))
-        self.count += 1
+        self.fresh += [loss.detach(), score]
 
-    def look(self) -> str:
-        """Reads the losses and scores since the last look; says what is wrong with one of them, or nothing."""
-        read = torch.stack([value for pair in self.fresh for value in pair]).view(-1, 2).tolist()
-        first = self.count - len(self.fresh)
+    def read(self) -> list[tuple[float, float]]:
+        """Loss and score of each step since the last read."""
+        read = torch.stack(self.fresh).view(-1, 2).tolist()
         self.fresh.clear()
-        self.seen += [(loss, score) for loss, score in read]
-        for step, (loss, score) in enumerate(read, start=first):
-            if not math.isfinite(loss):
-                return f"loss {loss} at step {step}"
-            if not math.isfinite(score):
-                return f"score {score} at step {step}"
-            if self.limit is None:
-                self.limit = self.max_loss_ratio * (abs(loss) + 1)
-            if loss > self.limit:
-                return f"loss {loss:.3g} at step {step}, above {self.limit:.3g}"
-        return ""
+        return [(loss, score) for loss, score in read]
 
-    def unsound(self, score: float) -> str:
-        """What the last update spoilt, which no training loss has seen yet."""
-        if not math.isfinite(score):
-            return f"validation score {score} after step {self.count - 1}"
-        if not torch.stack([parameter.detach().isfinite().all() for parameter in self.parameters]).all():
-            return f"a parameter not finite after step {self.count - 1}"
-        return ""
-
-    def means(self) -> tuple[float, float]:
-        """Mean loss and score since the last point; NaN where not finite."""
-        loss, score = np.mean(self.seen, axis=0)
-        self.seen.clear()
-        return (float(loss) if math.isfinite(loss) else math.nan), (float(score) if math.isfinite(score) else math.nan)
+    def finite(self) -> bool:
+        return bool(torch.stack([parameter.detach().isfinite().all() for parameter in self.parameters]).all())
 
 
-class _Echo(nn.Module):
-    """Stands in for the model when a training batch is scored: answers with the output that the loss had for the same arguments.
-
-    Without it every step would pay for a second forward pass, or every task would need a method that returns loss and score together.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.__dict__["model"] = model  # not as a submodule: what this one lacks is looked up there
-        self.heard: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["model"], name)
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        hook = self.__dict__["model"].register_forward_hook(self._hear, with_kwargs=True)
-        try:
-            yield
-        finally:
-            hook.remove()
-
-    def _hear(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        self.heard.append((args, kwargs, output))
-
-    def forget(self) -> None:
-        self.heard.clear()
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        for known_args, known_kwargs, output in self.heard:
-            same = len(args) == len(known_args) and all(a is b for a, b in zip(args, known_args, strict=True))
-            if same and kwargs.keys() == known_kwargs.keys() and all(kwargs[key] is known_kwargs[key] for key in kwargs):
-                return output
-        return self.__dict__["model"](*args, **kwargs)
-
-
-class _Curve:
-    """A TrainingCurve in the making."""
-
-    def __init__(self) -> None:
-        self.steps: list[int] = []
-        self.train_loss: list[float] = []
-        self.train_score: list[float] = []
-        self.score: list[float] = []
-        self.status = Status.COMPLETED
-        self.reason = ""
-
-    def add(self, step: int, train_loss: float, train_score: float, score: float) -> None:
-        self.steps.append(step)
-        self.train_loss.append(train_loss)
-        self.train_score.append(train_score)
-        self.score.append(score)
-
-    def end(self, status: Status, reason: str) -> None:
-        self.status, self.reason = status, reason
-
-
-def _passes(task: Task, seed: int) -> Iterator[Batch]:
-    """Training batches without end, pass after pass, each pass with a seed of its own."""
+def passes(task: Task, seed: int) -> Iterator[Batch]:
+    """The training batches of a run without end, pass after pass, each pass with a seed of its own."""
     number = 0
     while True:
         empty = True
@@ -274,7 +176,7 @@ def _size(batch: Batch) -> int:
 
 
 @contextmanager
-def _denormals_flushed() -> Iterator[None]:
+def denormals_flushed() -> Iterator[None]:
     """Numbers below the normal range count as zero: diverging and vanishing runs make many, and they are a hundred times slower."""
     already = sys.float_info.min / 2 == 0.0
     torch.set_flush_denormal(True)
