@@ -19,7 +19,7 @@ from torch.nn.functional import batch_norm, silu
 
 from optevolve.compile.kernel import shared_object
 
-__all__ = ["NormSwish", "available"]
+__all__ = ["NormSwish", "available", "backward_kernel", "forward_kernel"]
 
 _TILE = 512  # elements that one inner loop covers
 _TEXT = r"""
@@ -242,18 +242,44 @@ def _sizes(x: Tensor) -> tuple[int, int, int]:
     return x.numel(), channels, channels * max(1, _TILE // channels)
 
 
+def forward_kernel(
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, momentum: float, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """Output of norm and swish, and what its backward needs; moves the running moments.
+
+    Args:
+        x: shape (batch, channels, height, width), channels last in memory, float32 or bfloat16.
+        weight, bias, mean, variance: of the batch norm, shape (channels,), float32.
+        momentum, epsilon: of the batch norm.
+    """
+    y = torch.empty_like(x)
+    moments = torch.empty(2, x.shape[1])
+    start = moments.data_ptr()
+    _kernels()["forward", x.dtype](
+        x.data_ptr(), y.data_ptr(), *_sizes(x), weight.data_ptr(), bias.data_ptr(), epsilon, momentum,
+        start, start + 4 * x.shape[1], mean.data_ptr(), variance.data_ptr(),
+    )  # fmt: skip
+    return y, moments
+
+
+def backward_kernel(x: Tensor, dy: Tensor, weight: Tensor, bias: Tensor, moments: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of the input, like it in memory, and of weight and bias, shape (2, channels)."""
+    dy = dy.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    dx = torch.empty_like(x)
+    slopes = torch.empty(2, x.shape[1])
+    row, start, out = 4 * x.shape[1], moments.data_ptr(), slopes.data_ptr()
+    _kernels()["backward", x.dtype](
+        x.data_ptr(), dy.data_ptr(), dx.data_ptr(), *_sizes(x), weight.data_ptr(), bias.data_ptr(), start, start + row, out, out + row
+    )
+    return dx, slopes
+
+
 class _Apply(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, momentum: float, epsilon: float
     ) -> Tensor:
-        y = torch.empty_like(x)
-        moments = torch.empty(2, x.shape[1])
-        start = moments.data_ptr()
-        _kernels()["forward", x.dtype](
-            x.data_ptr(), y.data_ptr(), *_sizes(x), weight.data_ptr(), bias.data_ptr(), epsilon, momentum,
-            start, start + 4 * x.shape[1], mean.data_ptr(), variance.data_ptr(),
-        )  # fmt: skip
+        y, moments = forward_kernel(x, weight, bias, mean, variance, momentum, epsilon)
         ctx.save_for_backward(x, weight, bias, moments)
         return y
 
@@ -261,13 +287,7 @@ class _Apply(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight, bias, moments = ctx.saved_tensors
-        dy = dy.to(x.dtype).contiguous(memory_format=torch.channels_last)
-        dx = torch.empty_like(x)
-        slopes = torch.empty(2, x.shape[1])
-        row, start, out = 4 * x.shape[1], moments.data_ptr(), slopes.data_ptr()
-        _kernels()["backward", x.dtype](
-            x.data_ptr(), dy.data_ptr(), dx.data_ptr(), *_sizes(x), weight.data_ptr(), bias.data_ptr(), start, start + row, out, out + row
-        )
+        dx, slopes = backward_kernel(x, dy, weight, bias, moments)
         dweight, dbias = slopes.unbind()
         return dx, dweight, dbias, None, None, None, None
 
