@@ -1,9 +1,10 @@
 """The final evaluation: survivors beside baselines, tuned alike, on test data that no earlier stage has seen. Source: method section 6.
 
-For every task, each contestant gets one "tune" measurement, which chooses its learning rate with the training and validation
-splits: the protocol's trials, then a full run judged on validation, so that a contestant that cannot finish a run fails here. Then, with
-that learning rate fixed, it gets `seeds` "evaluate" measurements: full runs judged on the test split. The budget is the same for all,
-and nothing else is tuned. Seed k is the same for every contestant, so that differences are paired.
+For every task, each contestant gets one "tune" measurement, which chooses its learning rate and weight decay with the training and
+validation splits: the protocol's trials, then a full run judged on validation, so that a contestant that cannot finish a run fails here.
+Then, with these fixed, it gets `seeds` "evaluate" measurements: full runs judged on the test split. The budget is the same for all,
+and nothing else is tuned. Seed k is the same for every contestant, so that differences are paired. Source of equal tuning and of judging at
+the end of training: arXiv 2509.02046.
 
 With a protocol whose judge is "best", a test score is the maximum over the epochs of a run, as in the paper, and so slightly chosen on the
 test split, for all alike; the default, "last", is not.
@@ -75,8 +76,11 @@ class EvaluationSource:
         if outcome.learning_rate is None:
             raise ValueError(f"the completed tuning {job_id!r} chose no learning rate")
         place = job_id.removeprefix("tune/")
+        # A protocol's only weight decay goes without saying: jobs of studies from before there were several stay what they are.
+        decay = outcome.weight_decay if len(self._protocol.weight_decays) > 1 else None
         for number, seed in enumerate(self._seeds):
-            job = Job(f"evaluate/{place}/seed-{number}", tuned.rule, tuned.task, self._protocol, seed, Split.TEST, outcome.learning_rate)
+            name, rate = f"evaluate/{place}/seed-{number}", outcome.learning_rate
+            job = Job(name, tuned.rule, tuned.task, self._protocol, seed, Split.TEST, rate, decay)
             self._jobs.append(("evaluate", job))
 
 
@@ -101,6 +105,7 @@ class Comparison:
         status: COMPLETED if every seed did, else how the first that did not ended.
         reason: what did not complete and why; empty if all did.
         seeds: numbers of the completed seeds.
+        weight_decay: the tuned weight decay; None where no learning rate was found either.
     """
 
     name: str
@@ -116,6 +121,7 @@ class Comparison:
     status: Status
     reason: str
     seeds: tuple[int, ...] = ()
+    weight_decay: float | None = None
 
 
 @dataclass
@@ -163,11 +169,12 @@ def _comparison(name: str, entry: _Entry, against: dict[int, float] | None) -> C
     values = list(scores.values())
     gaps = [scores[number] - against[number] for number in scores if number in against] if against else []
     status, reason = _ending(entry)
+    rate = any_measured.job.learning_rate if runs else any_measured.outcome.learning_rate
     return Comparison(
         name=name,
         rule=any_measured.job.rule,
         task=any_measured.job.task,
-        learning_rate=any_measured.job.learning_rate if runs else any_measured.outcome.learning_rate,
+        learning_rate=rate,
         scores=tuple(values),
         mean=_mean(values),
         interval=_interval(values),
@@ -177,6 +184,7 @@ def _comparison(name: str, entry: _Entry, against: dict[int, float] | None) -> C
         status=status,
         reason=reason,
         seeds=tuple(scores),
+        weight_decay=None if rate is None else any_measured.outcome.weight_decay,
     )
 
 

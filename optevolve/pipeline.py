@@ -362,16 +362,16 @@ def _write_results(folder: Path, study: Study, config: RunConfig) -> None:
         task = evolved[0].task  # the run's own comes first
         best = max((row for row in evolved if row.task == task), key=lambda row: row.mean or 0.0)
         scores = {row.task: row.mean for row in evolved if row.rule == best.rule and row.mean is not None}
-        rule, learning_rate, origin = best.rule, best.learning_rate, "survivor with the best mean test score of the run's final evaluation"
+        tuned: dict[str, Any] = {"learning_rate": best.learning_rate, "weight_decay": best.weight_decay or 0.0}
+        rule, origin = best.rule, "survivor with the best mean test score of the run's final evaluation"
     elif ranking:
-        rule, learning_rate, origin = ranking[0]["rule"], ranking[0]["learning_rate"], "leader of a search that has no final evaluation yet"
+        tuned = {name: ranking[0][name] for name in ("learning_rate", "weight_decay")}
+        rule, origin = ranking[0]["rule"], "leader of a search that has no final evaluation yet"
         scores = {f"{config.task}, surrogate fitness": ranking[0]["fitness"]}
     else:
         return
     provenance = f"Evolved by optevolve {__version__} on task {config.task} with seed {config.seed}: {origin}."
-    export(
-        parse(rule), folder / "best_optimizer.py", name="BestOptimizer", provenance=provenance, scores=scores, learning_rate=learning_rate
-    )
+    export(parse(rule), folder / "best_optimizer.py", name="BestOptimizer", provenance=provenance, scores=scores, **tuned)
 
 
 def _write_report(folder: Path, study: Study, config: RunConfig) -> Path:

@@ -70,6 +70,26 @@ def test_more_seeds_are_added_to_those_that_are_there(tmp_path: Path) -> None:
     assert {name.rsplit("/", 1)[1] for name in set(more) - set(first)} == {"seed-1"}
 
 
+def test_a_tuned_weight_decay_is_fixed_with_the_learning_rate_and_an_only_one_is_not_repeated(tmp_path: Path) -> None:
+    asked: list[Job] = []
+
+    def tuned(job: Job) -> Outcome:
+        asked.append(job)
+        return dataclasses.replace(score(job), weight_decay=0.1 if job.weight_decay is None else job.weight_decay)
+
+    protocol = dataclasses.replace(PROTOCOL, weight_decays=(0.0, 0.1))
+    source = EvaluationSource(CONTESTANTS[:2], TASKS[:1], protocol, seeds=2, seed=5)
+    with Study.create(tmp_path / "study.db", "x") as study:
+        drive(source, SerialRunner(tuned), study, lookahead=4)
+        rows = compare(study.measurements())
+    assert [(job.learning_rate is None, job.weight_decay) for job in asked] == [(True, None)] * 2 + [(False, 0.1)] * 4
+    assert [row.weight_decay for row in rows] == [0.1, 0.1]
+    stored = evaluate(tmp_path / "plain.db")
+    assert {m.job.weight_decay for m in stored} == {None}
+    found = {(row.name, row.weight_decay) for row in compare(stored)}
+    assert found == {("evolved-01", 0.0), ("adam", 0.0), ("fragile", 0.0), ("broken", None)}
+
+
 def by_name(rows: list[Comparison], task: str) -> dict[str, Comparison]:
     return {row.name: row for row in rows if row.task == task}
 

@@ -140,6 +140,7 @@ def export(
         provenance=subject.provenance,
         scores=subject.scores,
         learning_rate=subject.learning_rate,
+        weight_decay=subject.weight_decay,
         format=format.value,
     )
     say(f"Wrote {out}: {subject.rule}")

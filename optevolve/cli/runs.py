@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from optevolve.cli.terminal import console, print_json, print_table, say
 
-__all__ = ["evaluate", "report", "resume", "search", "top"]
+if TYPE_CHECKING:
+    from optevolve.evaluate import Comparison
+
+__all__ = ["evaluate", "print_comparisons", "report", "resume", "search", "top"]
 
 RunFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")]
 Workers = Annotated[
@@ -249,11 +252,14 @@ def _specs(text: str) -> list[str]:
 
 
 def _print_leaderboard(rows: list[dict[str, Any]]) -> None:
-    print_table(
-        ["rank", "fitness", "lr", "status", "rule"],
-        ([row["rank"], row["fitness"], _rate(row.get("learning_rate")), row["status"], row["rule"]] for row in rows),
-        right=["rank", "fitness", "lr"],
-    )
+    decayed = any(row.get("weight_decay") for row in rows)  # most searches leave it at 0
+
+    def cells(row: dict[str, Any]) -> list[Any]:
+        decay = [_rate(row["weight_decay"])] if decayed else []
+        return [row["rank"], row["fitness"], _rate(row.get("learning_rate")), *decay, row["status"], row["rule"]]
+
+    columns = ["rank", "fitness", "lr", *(["wd"] if decayed else []), "status", "rule"]
+    print_table(columns, map(cells, rows), right=["rank", "fitness", "lr", "wd"])
 
 
 def _rate(value: float | None) -> str | None:
@@ -286,15 +292,20 @@ def _show_comparisons(folder: Path, json: bool) -> None:
         return
     for task in dict.fromkeys(row.task for row in rows):
         say(f"\nFinal evaluation on {task}, test split", style="bold")
-        print_table(
-            ["name", "mean", "95 % interval", "p against Adam", "lr", "rule"],
-            (
-                [row.name, row.mean, _interval(row.interval), row.p_value, _rate(row.learning_rate), row.rule]
-                for row in rows
-                if row.task == task
-            ),
-            right=["mean", "p against Adam", "lr"],
-        )
+        print_comparisons([row for row in rows if row.task == task], "Adam")
+
+
+def print_comparisons(rows: Sequence[Comparison], reference: str) -> None:
+    """The contestants on one task, in the order given; p-values are against `reference`."""
+    test = f"p against {reference}"
+    print_table(
+        ["name", "mean", "95 % interval", test, "lr", "wd", "rule"],
+        (
+            [row.name, row.mean, _interval(row.interval), row.p_value, _rate(row.learning_rate), _rate(row.weight_decay), row.rule]
+            for row in rows
+        ),
+        right=["mean", test, "lr", "wd"],
+    )
 
 
 def _interval(bounds: tuple[float, float] | None) -> str | None:

@@ -33,6 +33,7 @@ class Subject:
         provenance: where it comes from; empty if it was typed by hand.
         scores: what it reached, by stage.
         learning_rate: a good peak; None if not known.
+        weight_decay: that goes with it.
     """
 
     rule: UpdateRule
@@ -40,6 +41,7 @@ class Subject:
     provenance: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     learning_rate: float | None = None
+    weight_decay: float = 0.0
 
 
 def find(text: str, rank: int) -> Subject:
@@ -74,4 +76,5 @@ def _in_folder(folder: Path, rank: int) -> Subject:
     row = ranked[rank - 1]
     place: dict[str, Any] = {name: row[name] for name in ("rank", "fitness", "learning_rate", "stage", "id") if name in row}
     provenance = f"found by optevolve {__version__} in run {folder.resolve().name}, place {rank} of its search ({row['id']})"
-    return Subject(parse(row["rule"]), place, provenance, {f"fitness in stage {row['stage']}": row["fitness"]}, row["learning_rate"])
+    scores = {f"fitness in stage {row['stage']}": row["fitness"]}
+    return Subject(parse(row["rule"]), place, provenance, scores, row["learning_rate"], row["weight_decay"])

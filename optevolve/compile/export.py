@@ -7,16 +7,18 @@ import inspect
 import re
 import textwrap
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
 
-from optevolve.compile import bessel, compiled, contract, cpp, draws, flat, foreach, kernel, reduce, schedulers, work
-from optevolve.compile.emit import emit_class
+from optevolve.compile import bessel, compiled, contract, cpp, draws, foreach, reduce, schedulers, work
+from optevolve.compile import kernel as kernels
+from optevolve.compile.cpp import CppKernel, translate
+from optevolve.compile.emit import RuleText, emit_text
 from optevolve.compile.optax import optax_source
+from optevolve.compile.tailor import imports_for, tailor, without_unused
 from optevolve.errors import ExportError
 from optevolve.space.interpret import ReferenceOptimizer
 from optevolve.space.latex import latex
@@ -24,10 +26,7 @@ from optevolve.space.rule import UpdateRule
 
 __all__ = ["export", "python_source"]
 
-# What the class builds upon, in the order of definition.
-_PIECES: tuple[ModuleType, ...] = (bessel, draws, reduce, flat, foreach, cpp, kernel, work, compiled, contract, schedulers)
-
-SELF_TEST_STEPS = 20
+SELF_TEST_STEPS = 10
 SELF_TEST_SIZE = 6
 SELF_TEST_LR = 0.01
 
@@ -40,6 +39,7 @@ def export(
     provenance: str = "",
     scores: Mapping[str, float] | None = None,
     learning_rate: float | None = None,
+    weight_decay: float = 0.0,
     format: str = "torch",
 ) -> Path:
     """Writes the rule as one file: a torch optimizer that needs only torch and tests itself by `python FILE`, an optax one, or LaTeX.
@@ -51,6 +51,7 @@ def export(
         provenance: where the rule comes from, for the docstring.
         scores: what it reached, by task.
         learning_rate: a peak learning rate that it is known to work with.
+        weight_decay: a decoupled weight decay that goes with it.
         format: "torch"; "optax": a function that returns a `GradientTransformation`; "latex": the equation.
     Returns:
         The path.
@@ -62,7 +63,7 @@ def export(
     if not name.isidentifier():
         raise ExportError(f"Expected an identifier as the class's name, got {name!r}. Give another name.")
     if format == "torch":
-        text = python_source(rule, name, provenance=provenance, scores=scores, learning_rate=learning_rate)
+        text = python_source(rule, name, provenance=provenance, scores=scores, learning_rate=learning_rate, weight_decay=weight_decay)
     elif format == "optax":
         function = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
         text = optax_source(rule, function, _about(f"{function}: an optimizer for optax.", rule, provenance, scores))
@@ -86,35 +87,164 @@ def python_source(
     provenance: str = "",
     scores: Mapping[str, float] | None = None,
     learning_rate: float | None = None,
+    weight_decay: float = 0.0,
 ) -> str:
     """The text of the file that `export` writes; arguments as there."""
-    imports, pieces = _pieces()
-    bodies = dict(pieces)
-    class_text = emit_class(rule, name, learning_rate=learning_rate)
-    if "bessel_i1e" not in class_text:
-        bodies.pop(bessel.__name__)
-    # The evolved factors are classes of their own; warm-up and cosine goes along.
-    bodies[schedulers.__name__] = bodies[schedulers.__name__].split("\nclass FactorSchedule")[0]
-    parts = [
-        _header(rule, name, provenance, scores, learning_rate),
-        imports,
-        f'__all__ = ["{name}", "WarmupCosine"]',
-        *bodies.values(),
-        class_text,
+    lean = emit_text(rule, whole=False, numbers=_NUMBERS)
+    kernel = _kernel(lean)
+    features, absent = _needs(rule, lean, kernel)
+
+    def piece(module: ModuleType, *also: str) -> str:
+        return _body(tailor(inspect.getsource(module), features, absent | set(also)))
+
+    machinery = "\n\n\n".join(
+        [
+            "# What the steps work on.",
+            piece(work),
+            *(["# Operators that look at a whole tensor.", piece(reduce)] if "reduce" not in absent else []),
+            *(["# Random tensors.", piece(draws)] if rule_draws(lean) else []),
+            *([piece(bessel)] if "bessel_i1e" in lean.advance else []),
+            "# Lists of tensors, for foreach=True.",
+            piece(foreach),
+            *(_kernel_pieces(kernel, tailor(inspect.getsource(CppKernel), features, absent), piece(kernels)) if kernel else []),
+            "# The fused step on accelerators, through torch.compile.",
+            piece(compiled),
+        ]
+    )
+    text = "\n\n\n".join(
+        part.strip("\n")
+        for part in [
+            "# The rule.",
+            lean.numbers,
+            lean.advance,
+            "# The optimizer: what torch expects of one.",
+            _class(lean, name, features, absent, learning_rate),
+            "# The schedule.",
+            piece(schedulers, *(() if "momentum" in features else ("momentum",))),
+            machinery,
+            _self_test(rule, name, fused=kernel is not None),
+        ]
+        if part
+    )
+    text = _joined(without_unused(text, {name, "WarmupCosine", *_OVERRIDES}))
+    sources = [inspect.getsource(module) for module in (contract, work, reduce, draws, bessel, foreach, cpp, kernels, compiled, schedulers)]
+    imports = imports_for(text, [*sources, "import math"])
+    return "\n\n".join(
+        [_header(rule, name, provenance, scores, learning_rate, weight_decay), imports, f'__all__ = ["{name}", "WarmupCosine"]\n', text]
+    )
+
+
+def rule_draws(text: RuleText) -> bool:
+    """Whether the rule draws random numbers."""
+    return bool(text.constants["DRAWS"])
+
+
+def _needs(rule: UpdateRule, text: RuleText, kernel: CppKernel | None) -> tuple[set[str], set[str]]:
+    """What of the machinery the rule needs, and names that its file does without."""
+    tree = ast.parse(text.advance)
+    operators = {type(node.op) for node in ast.walk(tree) if isinstance(node, ast.BinOp)}
+    holds = {
+        "draws": rule_draws(text), "decays": text.constants["NEEDS_TOTAL_STEPS"], "momentum": rule.kind != "plain",
+        "kernel": kernel is not None, "elementwise": text.constants["ELEMENTWISE"], "add": ast.Add in operators, "sub": True,
+        "div": ast.Div in operators, "ge": ">=" in text.advance, "functions": re.search(r"torch\.|bessel_i1e", text.advance),
+    }  # fmt: skip
+    absent = {"flat", "bucket"}
+    if not rule_draws(text):
+        absent |= {"keys", "draws", "DRAWS", "firsts", "first", "seed", "uniforms", "keys_of_p", "random"}
+    if "reduce." not in text.advance:
+        absent.add("reduce")
+    if not text.scalars:
+        absent |= {"numbers", "row"}
+    return {feature for feature, holding in holds.items() if holding}, absent
+
+
+def _class(text: RuleText, name: str, features: set[str], absent: set[str], learning_rate: float | None) -> str:
+    """The text of `RuleOptimizer` as the class of this rule alone."""
+    source = inspect.getsource(contract)
+    for old, new in _SPELLINGS.items():
+        source = source.replace(old, new)
+    default = "" if learning_rate is None else f" = {learning_rate!r}"
+    source = source.replace("lr: float | Tensor | None = None,", f"lr: float | Tensor{default},")
+    recommended = "" if learning_rate is None else "; the default is the recommended one"
+    source = source.replace("one element; None: the recommended one, where there is one.", f"one element{recommended}.")
+    if "decays" not in features:
+        source = source.replace(
+            "needed if the rule has decays; past the end they hold.", "which rules with decays need; this one has none."
+        )
+    source = tailor(source, features, absent)
+    class_text = source[source.index("class RuleOptimizer") :]
+    arguments = class_text[class_text.index("    Args:") : class_text.index('    """\n')]
+    methods = class_text[class_text.index("    def __init__") :]
+    used = {key: value for key, value in text.constants.items() if key in ("RULE", "STATES") or f"self.{key}" in methods}
+    constants = "\n".join(f"    {key} = {_literal(value)}" for key, value in used.items())
+    large = next(line for line in source.splitlines() if line.startswith("_LARGE"))
+    equation = text.equation.replace("\\", "\\\\")
+    docstring = f'    """Follows the rule\n\n{equation}\n\n{arguments}    """'
+    return f"{large}\n\n\nclass {name}(Optimizer):\n{docstring}\n\n{constants}\n\n{methods}"
+
+
+def _kernel(text: RuleText) -> CppKernel | None:
+    states, drawn = text.constants["STATES"], text.constants["DRAWS"]
+    assert isinstance(states, tuple)
+    assert isinstance(drawn, tuple)
+    try:
+        return translate(text.advance, len(states), drawn)
+    except NotImplementedError:  # rows, columns, orthogonalisation: torch's own kernels are the fast way
+        return None
+
+
+def _kernel_pieces(kernel: CppKernel, record: str, machinery: str) -> list[str]:
+    """The machinery of the fused step: the text that is compiled, and how."""
+    values = {key: value for key, value in kernel._asdict().items() if f"    {key}: " in record}
+    code = values.pop("text")
+    long = "  # noqa: E501" if max(map(len, code.splitlines())) > 140 else ""
+    fields = "".join(f"    {key}={value!r},\n" for key, value in values.items())
+    return [
+        "# The fused step on the CPU: `advance` in C++, compiled when first needed and kept in a folder for other processes.",
+        record,
+        f'KERNEL = CppKernel(\n{fields}    text="""\\\n{code}""",{long}\n)',
+        machinery,
     ]
-    return "\n\n\n".join(part.strip("\n") for part in [*parts, _self_test(rule, name)]) + "\n"
 
 
-def _header(rule: UpdateRule, name: str, provenance: str, scores: Mapping[str, float] | None, learning_rate: float | None) -> str:
+def _literal(value: object) -> str:
+    """As `repr`, with double quotes."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_literal, value))}{',' if len(value) == 1 else ''})"
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def _body(source: str) -> str:
+    """A module's text without its docstring, imports and `__all__`."""
+    dropped: set[int] = set()
+    for node in ast.parse(source).body:
+        named = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if named or docstring or isinstance(node, ast.Import | ast.ImportFrom):
+            dropped.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return "\n".join(line for number, line in enumerate(source.splitlines(), 1) if number not in dropped).strip("\n")
+
+
+def _joined(text: str) -> str:
+    """Headings stand right above what they head; two blank lines between definitions."""
+    return re.sub(r"(?m)^(# [A-Z][^\n]*)\n{3}(?=\S)", r"\1\n", text)
+
+
+def _header(
+    rule: UpdateRule, name: str, provenance: str, scores: Mapping[str, float] | None, learning_rate: float | None, weight_decay: float
+) -> str:
     lines = _about(f"{name}: an optimizer for torch.", rule, provenance, scores)
-    example = f"{'1e-3' if learning_rate is None else f'{learning_rate:g}'}, total_steps=10_000"
+    needs_total = emit_text(rule).constants["NEEDS_TOTAL_STEPS"]
+    arguments = f"model.parameters(), lr={'1e-3' if learning_rate is None else f'{learning_rate:g}'}"
+    arguments += f", weight_decay={weight_decay:g}" if weight_decay else ""
+    arguments += ", total_steps=10_000" if needs_total else ""
     lines += [
         "",
-        f"    optimizer = {name}(model.parameters(), lr={example})",
+        f"    optimizer = {name}({arguments})",
         "    scheduler = WarmupCosine(optimizer, total_steps=10_000, warmup=500)  # stepped after each optimizer.step()",
         "",
-        "Needs only torch. The rule itself is the class at the end; what stands before it makes it a full torch optimizer. Running this",
-        "file replays a trajectory recorded from a reference implementation.",
+        "Needs only torch. The rule comes first, then the optimizer class, the schedule, and what they build upon. Running this file",
+        "replays a trajectory that was recorded from another implementation of the rule.",
     ]
     text = "\n".join(lines).replace("\\", "\\\\")
     return f'"""{text}\n"""'
@@ -127,38 +257,6 @@ def _about(title: str, rule: UpdateRule, provenance: str, scores: Mapping[str, f
     if scores:
         lines += ["", "Scores:", *(f"    {task}: {score:.4g}" for task, score in scores.items())]
     return lines
-
-
-@cache
-def _pieces() -> tuple[str, dict[str, str]]:
-    """Imports of all pieces, merged, and the text of each piece without its docstring, imports and `__all__`."""
-    imports: dict[str, set[str]] = {}
-    bodies: dict[str, str] = {}
-    for module in _PIECES:
-        source = inspect.getsource(module)
-        dropped: set[int] = set()
-        for node in ast.parse(source).body:
-            lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
-            if isinstance(node, ast.Import):
-                for alias in node.names:
-                    imports.setdefault(f"import {alias.name}", set())
-            elif isinstance(node, ast.ImportFrom):
-                if node.module and not node.module.startswith("optevolve"):
-                    imports.setdefault(f"from {node.module} import ", set()).update(alias.name for alias in node.names)
-            elif not (isinstance(node, ast.Expr) and node.lineno == 1) and not (
-                isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
-            ):
-                continue
-            dropped.update(lines)
-        body = "\n".join(line for number, line in enumerate(source.splitlines(), 1) if number not in dropped)
-        bodies[module.__name__] = body.strip("\n")
-    imports.setdefault("import math", set())
-    future = "from __future__ import "
-    order = sorted(imports, key=lambda line: (line != future, "torch" in line.split()[1], line.startswith("from"), line))
-    lines_of_text = [line + ", ".join(sorted(imports[line], key=lambda n: (not n.isupper(), n.lower()))) for line in order]
-    first_torch = next(i for i, line in enumerate(order) if "torch" in line.split()[1])
-    blocks = [lines_of_text[:1], lines_of_text[1:first_torch], lines_of_text[first_torch:]]
-    return "\n\n".join("\n".join(block) for block in blocks), bodies
 
 
 def recorded_trajectory(rule: UpdateRule) -> npt.NDArray[np.float32]:
@@ -195,17 +293,31 @@ def _tolerance(rule: UpdateRule, recorded: npt.NDArray[np.float32]) -> float:
     return float(f"{max(1e-5, 4 * worst):.1e}")
 
 
-def _self_test(rule: UpdateRule, name: str) -> str:
+def _self_test(rule: UpdateRule, name: str, fused: bool) -> str:
     recorded = recorded_trajectory(rule)
 
     def number(value: np.float32) -> str:
         return f"{value:.9g}" if np.isfinite(value) else f'float("{value}")'
 
     rows = "\n".join(f"    [{', '.join(number(value) for value in row)}]," for row in recorded)
+    options = ['{"foreach": False, "fused": False}', '{"foreach": True}', '{"capturable": True}', *(['{"fused": True}'] if fused else [])]
     return _SELF_TEST.format(
-        rows=rows, name=name, lr=SELF_TEST_LR, steps=SELF_TEST_STEPS, size=SELF_TEST_SIZE, tolerance=_tolerance(rule, recorded)
-    )
+        rows=rows, name=name, lr=SELF_TEST_LR, steps=SELF_TEST_STEPS, size=SELF_TEST_SIZE, tolerance=_tolerance(rule, recorded),
+        options=", ".join(options),
+    )  # fmt: skip
 
+
+_NUMBERS = "numbers_at"
+_OVERRIDES = ("step", "add_param_group", "load_state_dict", "get_lr", "restype")
+
+# How the class of one rule says what `RuleOptimizer` says for any.
+_SPELLINGS = {
+    "fused_step(type(self).advance, len(self.STATES), self.DRAWS, ": "loaded(KERNEL, ",
+    "type(self).advance": "advance",
+    "self.advance(": "advance(",
+    "self.numbers": _NUMBERS,
+    " and self.NEEDS_TOTAL_STEPS": "",
+}
 
 _SELF_TEST = '''
 # Weights after each step of the self-test, from a numpy implementation of the same rule.
@@ -215,19 +327,22 @@ RECORDED = [
 
 
 def self_test() -> None:
-    """Replays the recorded trajectory, interrupted and resumed from a checkpoint in the middle."""
-    w = torch.nn.Parameter(torch.cos(torch.arange({size}, dtype=torch.float64)).float())
-    optimizer = {name}([w], lr={lr}, total_steps={steps})
-    for t, expected in enumerate(RECORDED):
-        if t == {steps} // 2:
-            checkpoint = optimizer.state_dict()
-            optimizer = {name}([w], lr={lr}, total_steps={steps})
-            optimizer.load_state_dict(checkpoint)
-        w.grad = torch.sin(1.3 * torch.arange({size}, dtype=torch.float64) + 0.7 * t + 0.1).float()
-        optimizer.step()
-        torch.testing.assert_close(
-            w.detach(), torch.tensor(expected), rtol={tolerance}, atol={tolerance}, equal_nan=True, msg=lambda m: f"step {{t}}: {{m}}"
-        )
+    """Replays the recorded trajectory in each way to run the step, interrupted and resumed from a checkpoint in the middle."""
+    element = torch.arange({size}, dtype=torch.float64)
+    ways: list[dict[str, bool]] = [{options}]
+    for options in ways:
+        w = torch.nn.Parameter(torch.cos(element).float())
+        optimizer = {name}([w], lr={lr}, total_steps={steps}, **options)
+        for t, expected in enumerate(RECORDED):
+            if t == {steps} // 2:
+                checkpoint = optimizer.state_dict()
+                optimizer = {name}([w], lr={lr}, total_steps={steps}, **options)
+                optimizer.load_state_dict(checkpoint)
+            w.grad = torch.sin(1.3 * element + 0.7 * t + 0.1).float()
+            optimizer.step()
+            difference = {{"rtol": {tolerance}, "atol": {tolerance}, "equal_nan": True}}
+            place = f"step {{t}} with {{options}}: "
+            torch.testing.assert_close(w.detach(), torch.tensor(expected), **difference, msg=lambda m, place=place: place + m)
     print(f"{name}: {{len(RECORDED)}} steps agree with the recorded trajectory")
 
 

@@ -207,6 +207,7 @@ def render_report(
         tiles=tiles,
         reference=REFERENCE,
         comparisons=_final(comparisons, baselines),
+        decays_tuned=len(config.evaluation.protocol.weight_decays) > 1,
         leaders=ranked[:LEADERS],
         leaders_open=LEADERS_OPEN,
         leaders_total=len(ranked),

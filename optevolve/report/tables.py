@@ -62,8 +62,8 @@ def leaderboard(measurements: Iterable[Measurement], n: int | None = None) -> li
         measurements: of a study, in any stage; those outside the search are passed over.
         n: how many rows at most; None for all.
     Returns:
-        JSON-ready rows with `rank` (from 1), `rule`, `fitness` (None unless completed), `status`, `learning_rate`, `id`, `stage`, `parent`,
-        `seconds` (wall clock of the measurement) and `reason`.
+        JSON-ready rows with `rank` (from 1), `rule`, `fitness` (None unless completed), `status`, `learning_rate`, `weight_decay`, `id`,
+        `stage`, `parent`, `seconds` (wall clock of the measurement) and `reason`.
     """
 
     def standing(m: Measurement) -> tuple[bool, bool, float]:
@@ -80,6 +80,7 @@ def leaderboard(measurements: Iterable[Measurement], n: int | None = None) -> li
             "fitness": fitness_of(m),
             "status": m.outcome.status.value,
             "learning_rate": m.outcome.learning_rate,
+            "weight_decay": m.outcome.weight_decay,
             "id": m.job.id,
             "stage": m.stage,
             "parent": m.proposal.parent if m.proposal else "",

@@ -137,6 +137,7 @@ class Journal:
             self.write("submitted", stage=happening.stage, job=job.id, rule=job.rule)
         elif happening.kind == "measured" and outcome is not None:
             facts = {"status": outcome.status.value, "fitness": outcome.fitness, "learning_rate": outcome.learning_rate}
+            facts |= {"weight_decay": outcome.weight_decay} if outcome.weight_decay else {}
             costs = {"seconds": round(outcome.seconds, 3), "steps": outcome.steps}
             reasons = {name: text for name, text in (("reason", outcome.reason), ("same_as", happening.same_as)) if text}
             self.write("measured", stage=happening.stage, job=job.id, **facts, **costs, **reasons)

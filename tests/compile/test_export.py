@@ -48,6 +48,12 @@ def test_every_zoo_rule_and_random_ones_export(tmp_path) -> None:
         load(export(rule, tmp_path / f"rule_{i}.py")).self_test()
 
 
+def test_a_recommended_weight_decay_stands_in_the_example(tmp_path):
+    text = export(parse("v_hat"), tmp_path / "decayed.py", learning_rate=0.5, weight_decay=0.1).read_text()
+    assert "Decayed(model.parameters(), lr=0.5, total_steps=10_000, weight_decay=0.1)" in text
+    assert "weight_decay=0.1" not in export(parse("v_hat"), tmp_path / "decayed.py", learning_rate=0.5).read_text()
+
+
 def test_exported_schedule(tmp_path) -> None:
     import torch
 

@@ -21,8 +21,8 @@ def test_leaderboard_ranks_by_fitness_and_puts_failures_last():
     assert [row["id"] for row in rows] == ["3", "5", "1", "2", "4"]
     assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5]
     assert rows[0] == {
-        "rank": 1, "rule": "g * 3", "fitness": 0.9, "status": "completed", "learning_rate": 0.1, "id": "3", "stage": "evolution",
-        "parent": "root", "seconds": 2.0, "reason": "",
+        "rank": 1, "rule": "g * 3", "fitness": 0.9, "status": "completed", "learning_rate": 0.1, "weight_decay": 0.0, "id": "3",
+        "stage": "evolution", "parent": "root", "seconds": 2.0, "reason": "",
     }  # fmt: skip
 
 
