@@ -1,0 +1,391 @@
+"""What any torch optimizer must honour, one check per promise, for optimizers however they are made.
+
+Every check takes `make(params, lr=…, total_steps=…, **options)`, such as a class of `optevolve.optim` or of an exported file, and fails by
+an assertion. `CHECKS` lists them all by name. Options are those that every optimizer takes; what only optimizers within the project do is in
+`project_checks`.
+"""
+
+import copy
+import io
+import pickle
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+TOTAL = 50
+Make = Callable[..., Any]
+
+
+def parameters(dtype=torch.float32) -> list[torch.nn.Parameter]:
+    torch.manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(shape).to(dtype)) for shape in ((3, 4), (5,), ())]
+
+
+def set_gradients(params, t: int) -> None:
+    torch.manual_seed(100 + t)
+    for p in params:
+        p.grad = torch.randn(p.shape, dtype=torch.complex64 if p.is_complex() else torch.float32).to(p.dtype)
+
+
+def run(optimizer, params, start: int, stop: int) -> None:
+    for t in range(start, stop):
+        set_gradients(params, t)
+        optimizer.step()
+
+
+def values(params) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in params]
+
+
+def stepped(make: Make, params: list, steps: int = 2, **options) -> list[torch.Tensor]:
+    """Values of the parameters after some steps."""
+    run(make(params, **{"lr": 0.01, "total_steps": TOTAL, **options}), params, 0, steps)
+    return values(params)
+
+
+def needs_total_steps(make: Make) -> bool:
+    try:
+        make(parameters(), lr=0.01)
+    except ValueError:
+        return True
+    return False
+
+
+def assert_equal(got, expected) -> None:
+    torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def assert_near(got, expected) -> None:
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def through_a_file(value):
+    """What `torch.load(weights_only=True)` makes of what `torch.save` writes."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+def resume_from_file(make: Make, params, optimizer):
+    """A new optimizer of other settings and new parameters, from a checkpoint."""
+    loaded = through_a_file({"params": values(params), "optimizer": optimizer.state_dict()})
+    resumed = [torch.nn.Parameter(p) for p in loaded["params"]]
+    again = make(resumed, lr=0.5, total_steps=7)
+    again.load_state_dict(loaded["optimizer"])
+    return resumed, again
+
+
+# Construction
+
+
+def check_bad_settings_are_refused(make: Make) -> None:
+    params = parameters()
+    for bad in ({"lr": -1}, {"lr": float("nan")}, {"lr": torch.ones(2)}, {"momentum": 1.5}, {"weight_decay": -0.1}, {"total_steps": 0},
+                {"lr": torch.tensor(0.1), "foreach": True}):  # fmt: skip
+        with pytest.raises(ValueError, match=r"Expected .*got"):
+            make(params, **{"lr": 0.1, "total_steps": TOTAL, **bad})
+    for both in ({"fused": True, "foreach": True}, {"fused": True, "differentiable": True}, {"differentiable": True, "foreach": True}):
+        with pytest.raises(RuntimeError, match="Expected"):
+            make(params, lr=0.1, total_steps=TOTAL, **both)
+    with pytest.raises(TypeError):
+        make(params, lr=0.1, total_steps=TOTAL, no_such_option=1)
+    with pytest.raises(ValueError, match="empty parameter list"):
+        make([], lr=0.1, total_steps=TOTAL)
+    make(params, lr=torch.tensor(0.1), total_steps=TOTAL, foreach=True, capturable=True)
+
+
+def check_total_steps(make: Make) -> None:
+    """Rules with decays ask for the length of the run, hold their decays past its end and say so once; others do neither."""
+    params = parameters()
+    if not needs_total_steps(make):
+        others = parameters()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert_equal(stepped(make, params, 5, total_steps=3), stepped(make, others, 5, total_steps=None))
+        return
+    with pytest.raises(ValueError, match="Expected total_steps, since .* has decays"):
+        make(params, lr=0.01)
+    optimizer = make(params, lr=0.01, total_steps=3)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        run(optimizer, params, 0, 3)
+        assert not said
+        run(optimizer, params, 3, 6)
+    assert ["goes on past its 3 total_steps" in str(warning.message) for warning in said] == [True]
+
+
+def check_groups_and_names(make: Make) -> None:
+    """Each group follows its own settings; groups and named parameters can be added later."""
+    a, b, c = parameters()
+    optimizer = make([("a", a)], lr=0.01, total_steps=TOTAL)
+    optimizer.add_param_group({"params": [("b", b)], "lr": 0.0})
+    optimizer.add_param_group({"params": [("c", c)], "weight_decay": 0.5})
+    assert [group["param_names"] for group in optimizer.param_groups] == [["a"], ["b"], ["c"]]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.0, 0.01]
+    before = values([b])
+    run(optimizer, [a, b, c], 0, 2)
+    assert_equal(values([b]), before)
+    loaded = through_a_file(optimizer.state_dict())
+    assert [group["param_names"] for group in loaded["param_groups"]] == [["a"], ["b"], ["c"]]
+    with pytest.raises(ValueError, match="lr of at least 0"):
+        optimizer.add_param_group({"params": [("d", torch.nn.Parameter(torch.ones(1)))], "lr": -1})
+
+
+def check_a_parameter_added_later_starts_at_its_own_first_step(make: Make) -> None:
+    late, alone = parameters()[1], parameters()[1]
+    first = parameters()[0]
+    optimizer = make([first], lr=0.01, total_steps=TOTAL)
+    first.grad = torch.ones_like(first)
+    optimizer.step()
+    optimizer.add_param_group({"params": [late]})
+    single = make([alone], lr=0.01, total_steps=TOTAL)
+    late.grad = alone.grad = torch.full((5,), 0.3)
+    optimizer.step()
+    single.step()
+    if not getattr(optimizer, "DRAWS", ()):  # those of a second parameter are others
+        assert_equal(values([late]), values([alone]))
+    assert optimizer.state[late]["step"] == 1
+    assert optimizer.state[first]["step"] == 2
+
+
+# State
+
+
+def check_state_is_lazy_and_lean(make: Make) -> None:
+    """No state before the first step; then the rule's own buffers, of the parameter's shape, and a 0-d float32 step count on the CPU."""
+    params = parameters()
+    optimizer = make(params, lr=0.01, total_steps=TOTAL)
+    assert not optimizer.state
+    assert callable(optimizer._init_group)
+    run(optimizer, params, 0, 2)
+    for p in params:
+        state = dict(optimizer.state[p])
+        step = state.pop("step")
+        assert (step.shape, step.dtype, step.device.type, step.item()) == ((), torch.float32, "cpu", 2)
+        assert all(value.shape == p.shape and value.dtype == p.dtype for value in state.values())
+
+
+def check_copies(make: Make, **options) -> None:
+    """Checkpoint, deepcopy and pickle in the middle of a run go on bit for bit."""
+    params = parameters()
+    optimizer = make(params, lr=0.01, total_steps=TOTAL, **options)
+    run(optimizer, params, 0, 2)
+    resumed = [
+        resume_from_file(make, params, optimizer),
+        copy.deepcopy((params, optimizer)),
+        pickle.loads(pickle.dumps((params, optimizer))),
+    ]
+    run(optimizer, params, 2, 4)
+    for other_params, other in resumed:
+        run(other, other_params, 2, 4)
+        assert_equal(values(other_params), values(params))
+
+
+def check_older_checkpoints_load(make: Make) -> None:
+    """Settings that a checkpoint does not know yet take their defaults."""
+    params = parameters()
+    optimizer = make(params, lr=0.01, total_steps=TOTAL)
+    run(optimizer, params, 0, 2)
+    saved = copy.deepcopy(optimizer.state_dict())
+    for group in saved["param_groups"]:
+        for name in ("fused", "foreach", "capturable", "differentiable", "maximize"):
+            del group[name]
+    resumed = [torch.nn.Parameter(p) for p in values(params)]
+    again = make(resumed, lr=0.5, total_steps=TOTAL)
+    again.load_state_dict(saved)
+    run(optimizer, params, 2, 3)
+    run(again, resumed, 2, 3)
+    assert_equal(values(resumed), values(params))
+
+
+def check_hooks(make: Make) -> None:
+    """Hooks of the user run around steps and state dicts, and see what they return."""
+    params, seen = parameters(), []
+    optimizer = make(params, lr=0.01, total_steps=TOTAL)
+    optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
+    optimizer.register_step_post_hook(lambda *_: seen.append("after"))
+    optimizer.register_load_state_dict_pre_hook(lambda *_: seen.append("load"))
+    optimizer.register_load_state_dict_post_hook(lambda *_: seen.append("loaded"))
+    run(optimizer, params, 0, 1)
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert seen == ["before", "after", "load", "loaded"]
+
+
+# The step
+
+
+def check_closure_runs_once_with_gradients(make: Make) -> None:
+    params, calls = parameters(), []
+
+    def closure():
+        calls.append(torch.is_grad_enabled())
+        loss = sum(p.square().sum() for p in params)
+        loss.backward()
+        return loss
+
+    assert make(params, lr=0.01, total_steps=TOTAL).step(closure).item() > 0
+    assert calls == [True]
+
+
+def check_without_gradients_nothing_moves(make: Make) -> None:
+    for options in ({}, {"foreach": True}):
+        params = parameters()
+        before = values(params)
+        optimizer = make(params, lr=0.1, total_steps=TOTAL, weight_decay=0.1, **options)
+        optimizer.step()
+        assert_equal(values(params), before)
+        assert optimizer.state_dict()["state"] == {}
+        params[0].grad = torch.ones(3, 4)
+        optimizer.step()
+        assert_equal(values(params[1:]), before[1:])
+        assert len(optimizer.state_dict()["state"]) == 1
+
+
+def check_lr_zero_moves_nothing_even_where_the_rule_divides_by_zero(make: Make) -> None:
+    for options in ({}, {"foreach": True}, {"fused": True}, {"capturable": True}, {"lr": torch.tensor(0.0)}):
+        params = parameters()
+        before = values(params)
+        optimizer = make(params, **{"lr": 0.0, "total_steps": TOTAL, "weight_decay": 0.1, **options})
+        for p in params:
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+        assert_equal(values(params), before)
+        assert optimizer.state[params[0]]["step"] == 1
+
+
+def check_gradients_are_left_alone(make: Make) -> None:
+    params = parameters()
+    set_gradients(params, 0)
+    before = [p.grad.clone() for p in params]
+    for options in ({}, {"maximize": True}, {"foreach": True}, {"capturable": True}):
+        make(params, lr=0.01, total_steps=TOTAL, **options).step()
+    assert_equal([p.grad for p in params], before)
+
+
+def check_maximize_is_the_negated_gradient(make: Make) -> None:
+    up, down = parameters(), parameters()
+    climbing, descending = make(up, lr=0.01, total_steps=TOTAL, maximize=True), make(down, lr=0.01, total_steps=TOTAL)
+    for t in range(2):
+        set_gradients(up, t)
+        for p, q in zip(up, down, strict=True):
+            q.grad = -p.grad
+        climbing.step()
+        descending.step()
+    assert_equal(values(up), values(down))
+
+
+def check_weight_decay_is_decoupled(make: Make) -> None:
+    before = values(parameters())
+    plain, decayed = stepped(make, parameters(), 1), stepped(make, parameters(), 1, weight_decay=0.5)
+    torch.testing.assert_close(decayed, [p - 0.01 * 0.5 * w for p, w in zip(plain, before, strict=True)], equal_nan=True)
+
+
+def check_all_ways_to_run_agree(make: Make) -> None:
+    plain = stepped(make, parameters())
+    for way in ({"foreach": True}, {"capturable": True}, {"lr": torch.tensor(0.01)}, {"lr": torch.full((1,), 0.01)},
+                {"lr": torch.tensor(0.01), "capturable": True, "foreach": True}):  # fmt: skip
+        assert_near(stepped(make, parameters(), **way), plain)
+
+
+# Kinds of tensors
+
+
+def check_sparse_gradients_are_refused(make: Make) -> None:
+    w = torch.nn.Parameter(torch.ones(3))
+    w.grad = torch.sparse_coo_tensor([[0]], [1.0], (3,), check_invariants=True)
+    for options in ({}, {"foreach": True}):
+        with pytest.raises(RuntimeError, match="sparse"):
+            make([w], lr=0.1, total_steps=TOTAL, **options).step()
+
+
+def check_zero_size_parameters(make: Make) -> None:
+    for options in ({}, {"foreach": True}, {"capturable": True}):
+        params = [torch.nn.Parameter(torch.empty(0, 3)), torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.empty(0))]
+        stepped(make, params, **options)
+        assert [p.shape for p in params] == [(0, 3), (2,), (0,)]
+        empty = [torch.nn.Parameter(torch.empty(0, 3))]
+        stepped(make, empty, **options)
+
+
+def check_complex_parameters_are_pairs_of_real_ones(make: Make) -> None:
+    """Exactly so for rules that work element by element, and for norms."""
+    for options in ({}, {"foreach": True}):
+        torch.manual_seed(0)
+        z = torch.nn.Parameter(torch.randn(3, 2, dtype=torch.complex64))
+        x = torch.nn.Parameter(torch.view_as_real(z.detach()).clone())
+        first, second = (make([p], lr=0.01, total_steps=TOTAL, **options) for p in (z, x))
+        for t in range(2):
+            set_gradients([z], t)
+            x.grad = torch.view_as_real(z.grad)
+            first.step()
+            second.step()
+        assert_near(torch.view_as_real(z.detach()), x.detach())
+        assert all(value.is_complex() for key, value in first.state[z].items() if key != "step")
+
+
+def check_half_precision_keeps_float32_state(make: Make) -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        params = parameters(dtype)
+        optimizer = make(params, lr=0.01, total_steps=TOTAL)
+        run(optimizer, params, 0, 2)
+        resumed, again = resume_from_file(make, params, optimizer)
+        for p, q in zip(params, resumed, strict=True):
+            for key in optimizer.state[p]:
+                assert optimizer.state[p][key].dtype == torch.float32
+                assert_equal(again.state[q][key], optimizer.state[p][key])
+        run(optimizer, params, 2, 3)
+        run(again, resumed, 2, 3)
+        assert_equal(values(resumed), values(params))
+        assert params[0].dtype == dtype
+
+
+def check_state_passes_between_precisions(make: Make) -> None:
+    for dtype, expected in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
+        params = parameters()
+        optimizer = make(params, lr=0.01, total_steps=TOTAL)
+        run(optimizer, params, 0, 2)
+        others = parameters(dtype)
+        other = make(others, lr=0.01, total_steps=TOTAL)
+        other.load_state_dict(through_a_file(optimizer.state_dict()))
+        for name in set(optimizer.state[params[0]]) - {"step"}:
+            assert other.state[others[0]][name].dtype == expected
+            assert_equal(other.state[others[0]][name].float(), optimizer.state[params[0]][name])
+        run(other, others, 2, 3)
+        assert other.state[others[0]]["step"] == 3
+
+
+def check_non_contiguous_tensors(make: Make) -> None:
+    for options in ({}, {"foreach": True}):
+        torch.manual_seed(0)
+        straight = torch.nn.Parameter(torch.randn(4, 3).t().contiguous())
+        turned = torch.nn.Parameter(straight.detach().t().contiguous().t())
+        assert not turned.is_contiguous()
+        first, second = (make([p], lr=0.01, total_steps=TOTAL, **options) for p in (straight, turned))
+        for t in range(2):
+            set_gradients([straight], t)
+            turned.grad = straight.grad.t().contiguous().t()
+            first.step()
+            second.step()
+        assert_near(turned.detach(), straight.detach())
+
+
+def check_differentiable(make: Make) -> None:
+    """Autograd sees through a step: by lr, in which the first step is linear, and by where it starts."""
+    lr = torch.tensor(0.01, dtype=torch.float64, requires_grad=True)
+    start = torch.nn.Parameter(torch.linspace(0.5, 1.5, 4, dtype=torch.float64))
+    optimizer = make([start], lr=lr, total_steps=TOTAL, differentiable=True)
+    w = start.clone()
+    optimizer.param_groups[0]["params"] = [w]
+    w.grad = 2 * start
+    optimizer.step()
+    by_lr, by_start = torch.autograd.grad(w.sum(), (lr, start))
+    assert by_start.shape == start.shape
+    moved = (w - start).sum().detach()
+    torch.testing.assert_close(by_lr * lr.detach(), moved, equal_nan=True)
+
+
+CHECKS: dict[str, Callable[[Make], None]] = {name: check for name, check in list(globals().items()) if name.startswith("check_")}
