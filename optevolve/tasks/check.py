@@ -33,12 +33,14 @@ class TaskCheck:
 
 
 def check_task(task: Task) -> TaskCheck:
-    """Tries model, batches, loss, gradient and score once each.
+    """Looks at the task's attributes, and tries model, batches, loss, gradient and score once each.
 
     Raises:
-        TaskError: if the model has no parameters, a split has no batches (also at a second pass), the loss or a score is no finite scalar,
-            the loss has no gradient, or one of the task's methods raises; says what was expected and what was found.
+        TaskError: if floors are no two numbers, the model has no parameters, a split has no batches (also at a second pass), the loss or a
+            score is no finite scalar, the loss has no gradient, or one of the task's methods raises; says what was expected and what was
+            found.
     """
+    _attributes(task)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = _call(task, "model()", task.model)
@@ -64,6 +66,17 @@ def check_task(task: Task) -> TaskCheck:
             for split in (Split.VALID, Split.TEST):
                 scores[split] = _score(task, model, _first(task, split))
     return TaskCheck(sum(parameter.numel() for parameter in trainable), measured_loss, scores[Split.VALID])
+
+
+def _attributes(task: Task) -> None:
+    floors: object = _call(task, "floors", lambda: task.floors)
+    if floors is not None and not (
+        isinstance(floors, tuple | list) and len(floors) == 2 and all(isinstance(floor, int | float) for floor in floors)
+    ):
+        raise _broken(task, "floors must be None or two numbers, for trials and full runs", f"found {floors!r}")
+    has_examples: object = _call(task, "has_examples", lambda: task.has_examples)
+    if not isinstance(has_examples, bool):
+        raise _broken(task, "has_examples must be True or False", f"found {has_examples!r}")
 
 
 def _first(task: Task, split: Split) -> Batch:
