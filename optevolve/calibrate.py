@@ -41,6 +41,7 @@ from optevolve.tasks import check_task, load, spec_of
 __all__ = ["Agreement", "Reference", "agreement", "calibrate", "choose", "read_log"]
 
 PROTOCOLS = {"paper": Protocol(), "fast": FAST}
+SPREADS = ("accuracy", "rank")
 COLUMNS = ("phase", "status", "acc", "expr")
 _STREAM = 81  # of the seed
 _RESAMPLES = 2000
@@ -114,15 +115,24 @@ def read_log(path: Path, phases: Sequence[str] = ("particle", "mutation")) -> li
     return references
 
 
-def choose(references: Sequence[Reference], number: int) -> list[Reference]:
-    """Rules spread evenly over the range of accuracies: of each wanted accuracy the nearest that is left, every rule once.
+def choose(references: Sequence[Reference], number: int, spread: str = "accuracy") -> list[Reference]:
+    """Rules spread evenly, best to worst: of each wanted accuracy the nearest that is left, every rule once.
 
     Rules that fail the integrity check under both signs are passed over: a search would not have measured them.
+
+    Args:
+        references: the log.
+        number: how many.
+        spread: "accuracy": evenly over the range of accuracies, in which the few rules that failed make up most; "rank": evenly over the
+            ranks, so that most are of the ordinary rules that a search has to tell apart.
     """
     left = list({str(reference.rule): reference for reference in reversed(references)}.values())
-    low, high = min(r.accuracy for r in left), max(r.accuracy for r in left)
+    accuracies = [reference.accuracy for reference in left]
+    wishes = np.linspace(max(accuracies), min(accuracies), number)
+    if spread == "rank":
+        wishes = np.quantile(accuracies, np.linspace(1, 0, number))
     chosen: list[Reference] = []
-    for wanted in np.linspace(high, low, number):
+    for wanted in wishes:
         left.sort(key=lambda reference: (abs(reference.accuracy - wanted), reference.line))
         while left:
             candidate = left.pop(0)
@@ -169,6 +179,7 @@ def calibrate(
     protocol: str = "fast",
     settings: Sequence[str] = (),
     rules: int = 40,
+    spread: str = "accuracy",
     repeats: int = 2,
     seed: int = 0,
     phases: Sequence[str] = ("particle", "mutation"),
@@ -185,6 +196,7 @@ def calibrate(
         protocol: "paper" or "fast".
         settings: changes to it, "full_steps=300".
         rules: how many, at least 3.
+        spread: over what they are spread: "accuracy" or "rank", see `choose`.
         repeats: seeds per rule, at least 1; from 2 on our noise is known.
         seed: of everything random.
         phases: see `read_log`.
@@ -196,13 +208,15 @@ def calibrate(
     """
     if protocol not in PROTOCOLS or rules < 3 or repeats < 1:
         raise ConfigError(f"Expected protocol paper or fast, at least 3 rules and 1 seed, got {protocol!r}, {rules} and {repeats}.")
+    if spread not in SPREADS:
+        raise ConfigError(f"Expected rules spread over {' or '.join(SPREADS)}, got {spread!r}.")
     task = spec_of(task)
     config = RunConfig(task=task, seed=seed, evolution=Stage({}, PROTOCOLS[protocol]))
     config = apply_settings(config, [f"evolution.protocol.{setting}" for setting in settings])
     if data is not None:
         os.environ["OPTEVOLVE_DATA"] = str(Path(data).resolve())
     references = read_log(Path(reference), phases)
-    chosen = choose(references, rules)
+    chosen = choose(references, rules, spread)
     if len(chosen) < 3:
         raise DataError(f"{reference} has {len(chosen)} rules that pass the integrity check; at least 3 are needed.")
     check_task(load(task))

@@ -57,6 +57,12 @@ def test_rules_are_taken_once_each_over_the_whole_range_and_only_if_they_descend
     assert [r.line for r in choose(read_log(log), 2)] == [3, 8]
 
 
+def test_rules_may_be_spread_over_accuracies_or_over_ranks() -> None:
+    log = [Reference(n, parse(f"g * {n + 1}"), acc) for n, acc in enumerate((0.1, 0.4, 0.79, 0.80, 0.81, 0.82, 0.83))]
+    assert [r.accuracy for r in choose(log, 3)] == [0.1, 0.4, 0.83]
+    assert [r.accuracy for r in choose(log, 3, "rank")] == [0.1, 0.80, 0.83]
+
+
 def test_perfect_agreement_no_agreement_and_what_noise_leaves() -> None:
     rng = np.random.default_rng(0)
     truth = np.linspace(0.5, 0.8, 60)

@@ -19,7 +19,8 @@ def calibrate(
     task: Annotated[str, typer.Option("--task", "-t", help="Where the rules are measured.")] = "cifar10-convnet@width=8",
     protocol: Annotated[str, typer.Option("--protocol", help="paper or fast.")] = "fast",
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any value of the protocol.")] = None,
-    rules: Annotated[int, typer.Option("--rules", min=3, help="How many, spread over the range of accuracies.")] = 40,
+    rules: Annotated[int, typer.Option("--rules", min=3, help="How many.")] = 40,
+    spread: Annotated[str, typer.Option("--spread", help="Over what they are spread evenly: accuracy or rank.")] = "accuracy",
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Seeds per rule.")] = 2,
     seed: Annotated[int, typer.Option("--seed", "-s", help="Seed of everything random.")] = 0,
     phases: Annotated[list[str] | None, typer.Option("--phase", help="Phases of the log to take. Default: particle, mutation.")] = None,
@@ -39,7 +40,7 @@ def calibrate(
     from optevolve.calibrate import calibrate as measure
 
     found = measure(
-        reference, out, task=task, protocol=protocol, settings=settings or (), rules=rules, repeats=repeats, seed=seed,
+        reference, out, task=task, protocol=protocol, settings=settings or (), rules=rules, spread=spread, repeats=repeats, seed=seed,
         phases=phases or ("particle", "mutation"), data=data, workers=workers,
     )  # fmt: skip
     if json:
