@@ -87,7 +87,13 @@ class Protocol:
         max_loss_ratio: a run is diverged once its loss exceeds this multiple of its first loss (plus one).
         precision: "float32"; "bf16": the forward pass in bfloat16; "auto": bf16 where the processor computes with it, so that results then
             depend on the machine.
-        compile: fused layers and a flat optimizer, where there is a C++ compiler: faster, and equal up to rounding.
+        compile: fused layers and a flat optimizer, where there is a C++ compiler: faster, and equal up to rounding. On a GPU, runs trained
+            together are one CUDA graph.
+        device: "cpu" or "cuda": where models are trained.
+        replicas: runs of one rule (the learning rates of a trial or rung, the seeds of the full runs) "off": are trained one at a time;
+            "on": together, as one vectorised program, where the task allows it; "auto": together on a GPU, and on the CPU where a
+            calibration of a few steps finds that faster. All are equal up to rounding; with "auto" the choice, and so the rounding, may
+            differ from one machine to the next.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _NO_OTHER_KEYS
@@ -109,6 +115,8 @@ class Protocol:
     max_loss_ratio: Annotated[float, Gt(1)] = 1e4
     precision: Literal["auto", "float32", "bf16"] = "float32"
     compile: bool = False
+    device: Literal["cpu", "cuda"] = "cpu"
+    replicas: Literal["off", "on", "auto"] = "off"
     trial_seeds: Count = 1
     rungs: Count = 2
     halving: Annotated[int, Ge(2)] = 3

@@ -1,7 +1,28 @@
-"""Training: the one loop (`loop`), and what makes a step of it cheaper (`engine`, `norm_swish`)."""
+"""Training: the one loop (`loop`), the same for many runs at once (`many`, `replicas`), and what makes a step cheaper (`engine`)."""
 
 from optevolve.training.engine import Engine, precision_of
 from optevolve.training.halves import Part
-from optevolve.training.loop import LOOK_STEPS, OptimizerFactory, evaluate, train, untrained_score
+from optevolve.training.loop import OptimizerFactory, evaluate, train, untrained_score
+from optevolve.training.many import Replicas, train_many, why_alone
+from optevolve.training.record import LOOK_STEPS
+from optevolve.training.replicas import train_together
+from optevolve.training.runs import Run, Terms
+from optevolve.training.stack import UnstackableError
 
-__all__ = ["LOOK_STEPS", "Engine", "OptimizerFactory", "Part", "evaluate", "precision_of", "train", "untrained_score"]
+__all__ = [
+    "LOOK_STEPS",
+    "Engine",
+    "OptimizerFactory",
+    "Part",
+    "Replicas",
+    "Run",
+    "Terms",
+    "UnstackableError",
+    "evaluate",
+    "precision_of",
+    "train",
+    "train_many",
+    "train_together",
+    "untrained_score",
+    "why_alone",
+]

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from optevolve.config import Protocol
+from optevolve.errors import ConfigError
 from optevolve.tasks import Batch
 from optevolve.training.norm_swish import NormSwish, available
 
@@ -34,6 +35,8 @@ def _has_bfloat16() -> bool:
 
 def precision_of(protocol: Protocol) -> str:
     """What a protocol's precision means on this machine: "float32" or "bf16"."""
+    if protocol.precision == "auto" and protocol.device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "float32"
     if protocol.precision == "auto":
         return "bf16" if _has_bfloat16() else "float32"
     return protocol.precision
@@ -48,17 +51,29 @@ class Engine:
         fused: batch norm and swish as one kernel, where there is a compiler; numbers differ by rounding.
         flat: the optimizer keeps all parameters in one buffer.
         device: "cpu" or "cuda", where models and batches are put.
+        graph: on a GPU, forward and backward pass of runs trained together are one CUDA graph.
     """
 
     precision: str = "float32"
     fused: bool = False
     flat: bool = False
     device: str = "cpu"
+    graph: bool = False
 
     @staticmethod
     def of(protocol: Protocol) -> Engine:
-        """The engine that a protocol asks for, on this machine."""
-        return Engine(precision_of(protocol), protocol.compile, protocol.compile)
+        """The engine that a protocol asks for, on this machine.
+
+        Raises:
+            ConfigError: if it asks for a GPU, and there is none.
+        """
+        cuda = protocol.device == "cuda"
+        if cuda and not torch.cuda.is_available():
+            raise ConfigError(
+                'Expected a CUDA device for protocol.device = "cuda", got a machine where torch sees none. Set it to "cpu", or mend the '
+                "driver, or install a torch with CUDA."
+            )
+        return Engine(precision_of(protocol), protocol.compile, protocol.compile, protocol.device, graph=cuda and protocol.compile)
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """The model on the device, its layers fused in place where that is asked for and can be; the order of its parameters stays."""
@@ -70,6 +85,10 @@ class Engine:
                     if isinstance(swish, nn.SiLU) and type(norm) is nn.BatchNorm2d and _plain(norm):
                         sequence[number], sequence[number + 1] = NormSwish(norm), nn.Identity()
         return model
+
+    def rng_devices(self) -> list[int]:
+        """Devices with random states beside the CPU's."""
+        return [] if self.device == "cpu" else [torch.cuda.current_device()]
 
     def place(self, batch: Batch) -> Batch:
         """The batch on the device."""

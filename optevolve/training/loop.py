@@ -70,7 +70,7 @@ def train(
     """
     started = time.perf_counter()
     record = Record(len(learning_rates), epoch_steps, floor, floor_epoch, max_loss_ratio)
-    with torch.random.fork_rng(devices=[]), denormals_flushed():
+    with torch.random.fork_rng(devices=engine.rng_devices()), denormals_flushed():
         torch.manual_seed(seed)
         model = engine.prepare(task.model().train())
         steps = _Steps(task, model, optimizer, seed, engine)
