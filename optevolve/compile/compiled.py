@@ -18,27 +18,29 @@ __all__ = ["compiled_step"]
 
 
 @cache
-def compiled_step(advance: Callable[..., Any], draws: tuple[str, ...], maximize: bool, backend: str = "inductor") -> Callable[..., None]:
-    """A function of (weights, gradient, states, numbers, keys) that does one step of one parameter in place.
+def compiled_step(
+    advance: Callable[..., Any],
+    given: tuple[str, ...],
+    draws: tuple[str, ...],
+    maximize: bool,
+    backend: str = "inductor",
+) -> Callable[..., None]:
+    """A function of (weights, gradient, states, scalars, keys) that does one step of one parameter in place.
 
-    Its numbers (lr, keep, momentum and the rule's own) and keys are tensors of one dimension, so that no step compiles anew.
-
-    Args:
-        advance: the rule's.
-        draws: primitives of its random tensors.
-        maximize: whether the gradient is negated.
-        backend: of torch.compile.
+    The hyperparameters, whose names are given, and the rule's own numbers come as one tensor, so that no step compiles anew.
     """
 
-    def step(p: Tensor, g: Tensor, states: list[Tensor], numbers: Tensor, keys: Tensor) -> None:
-        lr, keep, momentum, *rest = numbers.unbind()
+    def step(p: Tensor, g: Tensor, states: list[Tensor], scalars: Tensor, keys: Tensor) -> None:
+        values = scalars.unbind()
+        hyper = dict(zip(given, values, strict=False))
+        row = values[len(given) :]
         w = p
         if p.dtype in LOW_PRECISION:
             w, g = p.float(), g.float()
         if maximize:
             g = -g
         random = [draw(primitive, key, w) for primitive, key in zip(draws, keys.unbind(), strict=True)]
-        w_next, *states_next = advance(w, g, *states, *rest, *random, lr=lr, keep=keep, momentum=momentum, reduce=Reduce())
+        w_next, *states_next = advance(w, g, *states, *row, *random, **hyper, reduce=Reduce())
         p.copy_(w_next)
         for state, state_next in zip(states, states_next, strict=True):
             state.copy_(state_next)

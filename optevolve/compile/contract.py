@@ -20,12 +20,10 @@ from optevolve.compile.flat import FlatBucket
 from optevolve.compile.foreach import Many
 from optevolve.compile.kernel import fused_step
 from optevolve.compile.reduce import Reduce, ReduceEach, ReduceSharded
-from optevolve.compile.work import LOW_PRECISION, Work, plain, shard_offset, state_dtype
+from optevolve.compile.work import LOW_PRECISION, Work, numbers_of, plain, shard_offset, state_dtype
 
 __all__ = ["RuleOptimizer"]
 
-_CHUNK = 512  # steps whose numbers are computed at once
-_CHUNKS = 16  # that are remembered
 _LARGE = 2**20  # elements from which on a compiled kernel pays
 
 
@@ -36,7 +34,7 @@ class RuleOptimizer(Optimizer):
         params: parameters, named parameters or parameter groups.
         lr: learning rate, a number of at least 0 or a tensor of one element; None: the recommended one, where there is one.
         total_steps: length of the run T, needed if the rule has decays; past the end they hold.
-        momentum: of the kinds momentum and nesterov, in [0, 1]; the plain kind ignores it. Schedulers may set it.
+        momentum: in [0, 1]; rules of the plain kind have none and ignore it. Schedulers may set it.
         weight_decay: decoupled: w <- w (1 - lr weight_decay) beside the rule's own step.
         seed: of dropout and noise.
         maximize: climb instead of descend.
@@ -77,20 +75,21 @@ class RuleOptimizer(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        lr = self.LEARNING_RATE if lr is None else lr
+        lr = self.LEARNING_RATE if lr is None else lr  # export never
         defaults = {
-            "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "total_steps": total_steps, "seed": seed, "maximize": maximize,
-            "foreach": foreach, "fused": fused, "flat": flat, "capturable": capturable, "differentiable": differentiable,
+            "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "total_steps": total_steps, "maximize": maximize,
+            "foreach": foreach, "fused": fused, "capturable": capturable, "differentiable": differentiable,
         }  # fmt: skip
-        self._forget()
+        defaults["seed"] = seed  # export if draws
+        defaults["flat"] = flat  # export never
+        self._forget()  # export if decays
         self._check(defaults)
         super().__init__(params, defaults)
 
-    def _forget(self) -> None:
+    def _forget(self) -> None:  # export if decays
         """Drops what can be made anew: it is no part of the state."""
-        self._buckets: dict[int, FlatBucket] = {}
-        self._rows: dict[tuple[int | None, int], list[tuple[float, ...]]] = {}
-        self._warned = False
+        self._buckets: dict[int, FlatBucket] = {}  # export never
+        self._warned = False  # export if decays
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group after checking its settings; see `torch.optim.Optimizer.add_param_group`."""
@@ -98,9 +97,9 @@ class RuleOptimizer(Optimizer):
         super().add_param_group(param_group)
 
     def _check(self, group: dict[str, Any]) -> None:
-        lr, name = group["lr"], type(self).__name__
-        if lr is None:
-            raise ValueError(f"Expected lr, since no learning rate is recommended for {name}, got None.")
+        lr, total = group["lr"], group["total_steps"]
+        if lr is None:  # export never
+            raise ValueError(f"Expected lr, since no learning rate is recommended for {type(self).__name__}, got None.")
         if isinstance(lr, Tensor):
             if lr.numel() != 1:
                 raise ValueError(f"Tensor lr must be 1-element. Expected a number or one element, got shape {tuple(lr.shape)}.")
@@ -112,20 +111,23 @@ class RuleOptimizer(Optimizer):
             raise ValueError(f"Expected momentum in [0, 1], got {group['momentum']}.")
         if not group["weight_decay"] >= 0:
             raise ValueError(f"Expected weight_decay of at least 0, got {group['weight_decay']}.")
-        total = group["total_steps"]
-        if total is None and self.NEEDS_TOTAL_STEPS:
-            raise ValueError(f"Expected total_steps, since {name} has decays ({self.RULE}), got None. Give the number of steps of the run.")
+        if total is None and self.NEEDS_TOTAL_STEPS:  # export if decays
+            raise ValueError(
+                f"Expected total_steps, since the rule has decays ({self.RULE}), got None. Give the number of steps of the run."
+            )
         if total is not None and not (isinstance(total, int) and total >= 1):
             raise ValueError(f"Expected total_steps of at least 1, got {total!r}.")
         for other in ("foreach", "differentiable"):
             if group["fused"] and group[other]:
                 raise RuntimeError(f"Expected at most one of fused and {other}, got both.")
-        if group["differentiable"] and (group["foreach"] or group["flat"]):
-            raise RuntimeError("Expected differentiable without foreach and flat, which write in place.")
+        if group["differentiable"] and group["foreach"]:
+            raise RuntimeError("Expected differentiable without foreach, which writes in place.")
+        if group["differentiable"] and group["flat"]:  # export never
+            raise RuntimeError("Expected differentiable without flat, which writes in place.")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._forget()
+        self._forget()  # export if decays
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
@@ -146,10 +148,10 @@ class RuleOptimizer(Optimizer):
             restore.remove()
 
     def _restore_precision(self, loaded: dict[str, Any]) -> None:
-        numbers = [number for group in loaded["param_groups"] for number in group["params"]]
+        indices = [index for group in loaded["param_groups"] for index in group["params"]]
         params = [p for group in self.param_groups for p in group["params"]]
-        for number, p in zip(numbers, params, strict=True):
-            for key, value in loaded["state"].get(number, {}).items():
+        for index, p in zip(indices, params, strict=True):
+            for key, value in loaded["state"].get(index, {}).items():
                 if isinstance(value, Tensor):  # a copy: torch would share what needs no cast with the optimizer that it came from
                     old = self.state[p][key]
                     self.state[p][key] = old.clone() if key == "step" else value.to(device=p.device, dtype=state_dtype(p), copy=True)
@@ -169,13 +171,15 @@ class RuleOptimizer(Optimizer):
                 loss = closure()
         first = 0
         for group in self.param_groups:
-            work = Work([], [], [], [[] for _ in self.STATES], [])
+            work = Work([], [], [], [[] for _ in self.STATES])
             self._init_group(group, work.params, work.grads, work.steps, *work.states)
-            if self.DRAWS:
+            if self.DRAWS:  # export inline if draws
+                firsts = []
                 for p in group["params"]:
                     if p.grad is not None:
-                        work.firsts.append(first + shard_offset(p))
+                        firsts.append(first + shard_offset(p))
                     first += p.numel()
+                work = work._replace(firsts=firsts)
             if work.params:
                 self._step_group(group, work)
         return loss
@@ -210,75 +214,98 @@ class RuleOptimizer(Optimizer):
             raise RuntimeError(
                 "Expected capturable=True while a CUDA graph is captured, got False. Build the optimizer with capturable=True."
             )
-        lr, total = float(group["lr"]), group["total_steps"]
-        bucket = self._bucket(group, work) if group["flat"] else None
-        if bucket is not None:
-            work = work._replace(states=bucket.state_views, steps=bucket.step_views)
-            flat = Work([bucket.params], [bucket.gather(work.grads)], work.steps[:1], bucket.states, work.firsts[:1])
-        if self._is_fused(group, work, lr):
-            self._step_fused(group, flat if bucket is not None and self.ELEMENTWISE else work, lr)
-        elif group["fused"] and lr != 0 and work.params[0].device.type != "cpu":
-            self._step_compiled(group, work, lr)
-        elif bucket is not None:
-            t = int(flat.steps[0].item())
-            self._step_one(group, flat, 0, self._row(t, total), self._keys(group, t), lr, bucket.reduce)
-        elif group["foreach"] if group["foreach"] is not None else work.params[0].is_cuda:
-            for t, part in work.by_step():
-                self._step_many(group, part, self._row(t, total), self._keys(group, t), lr)
-        else:
-            for t, part in work.by_step():
-                row, keys = self._row(t, total), self._keys(group, t)
+        lr = float(group["lr"])
+        if group["flat"] and self._step_flat(group, work, lr):  # export never
+            return
+        fused = self._is_fused(group, work, lr)  # export if kernel
+        for part in work.by_step():
+            numbers = self._numbers(part.t, group["total_steps"])
+            keys = self._keys(group, part.t)
+            if group["fused"] and lr != 0 and part.params[0].device.type != "cpu":
+                self._step_compiled(group, part, numbers, keys, lr)
+            elif fused:  # export if kernel
+                self._step_fused(group, part, numbers, keys, lr)
+            elif group["foreach"] if group["foreach"] is not None else part.params[0].is_cuda:
+                self._step_many(group, part, numbers, keys, lr)
+            else:
                 for i in range(len(part.params)):
-                    self._step_one(group, part, i, row, keys, lr)
-        torch._foreach_add_([bucket.counts] if bucket is not None else work.steps, 1)
+                    self._step_one(group, part, i, numbers, keys, lr)
+        torch._foreach_add_(work.steps, 1)
 
     def _is_fused(self, group: dict[str, Any], work: Work, lr: float) -> bool:
         """Whether a compiled kernel runs the step: as asked, else where it pays, on large models on the CPU."""
         fused = group["fused"]
         if fused is None:
-            fused = not group["foreach"] and not group["flat"] and sum(p.numel() for p in work.params) >= _LARGE
+            fused = not group["foreach"] and sum(p.numel() for p in work.params) >= _LARGE
+        if group["fused"] is None and group["flat"]:  # export never
+            return False
         return bool(fused) and lr != 0 and all(p.device.type == "cpu" and not p.is_complex() for p in work.params)
 
-    def _step_fused(self, group: dict[str, Any], work: Work, lr: float) -> None:
+    def _given(self, group: dict[str, Any], lr: Any) -> dict[str, Any]:
+        """The hyperparameters that a step needs."""
+        return {
+            "lr": lr,
+            "keep": 1 - lr * group["weight_decay"],
+            "momentum": group["momentum"],  # export if momentum
+        }
+
+    def _step_fused(self, group: dict[str, Any], work: Work, numbers: tuple[float, ...], keys: list[Any], lr: float) -> None:
         """Every parameter that a kernel can take in one call; the others by themselves."""
-        for t, part in work.by_step():
-            row, keys = self._row(t, group["total_steps"]), self._keys(group, t)
-            calls: dict[tuple[torch.dtype, torch.dtype], list[int]] = {}
-            for i, (p, g) in enumerate(zip(part.params, part.grads, strict=True)):
-                ready = type(p) in (Tensor, torch.nn.Parameter) and p.is_contiguous()
-                ready = ready and all(s[i].is_contiguous() and s[i].dtype is torch.float32 for s in part.states)
-                calls.setdefault((p.dtype, g.dtype) if ready else (torch.bool, torch.bool), []).append(i)
-            for (dtype, grad_dtype), members in calls.items():
-                kernel = fused_step(type(self).advance, len(self.STATES), self.DRAWS, dtype, grad_dtype, group["maximize"])
-                if kernel is None:
-                    for i in members:
-                        self._step_one(group, part, i, row, keys, lr)
-                    continue
-                tensors, shifted = [], []
+        calls: dict[tuple[torch.dtype, torch.dtype], list[int]] = {}
+        for i, (p, g) in enumerate(zip(work.params, work.grads, strict=True)):
+            ready = type(p) in (Tensor, torch.nn.Parameter) and p.is_contiguous()
+            ready = ready and all(s[i].is_contiguous() and s[i].dtype is torch.float32 for s in work.states)
+            calls.setdefault((p.dtype, g.dtype) if ready else (torch.bool, torch.bool), []).append(i)
+        for (dtype, grad_dtype), members in calls.items():
+            kernel = fused_step(type(self).advance, len(self.STATES), self.DRAWS, dtype, grad_dtype, group["maximize"])
+            if kernel is None:
                 for i in members:
-                    own = [key + part.firsts[i] for key in keys]
-                    noise = [draw(self.DRAWS[d], own[d], part.params[i]) for d in kernel.kernel.normals]
-                    tensors.append([part.params[i], part.grads[i].contiguous(), *(values[i] for values in part.states), *noise])
-                    shifted.append([own[d] for d in kernel.kernel.uniforms])
-                kernel(tensors, (lr, 1 - lr * group["weight_decay"], group["momentum"], *row), shifted)
+                    self._step_one(group, work, i, numbers, keys, lr)
+                continue
+            tensors = [[work.params[i], work.grads[i].contiguous(), *(values[i] for values in work.states)] for i in members]
+            uniforms: list[list[int]] = [[] for _ in members]
+            if self.DRAWS:  # export inline if draws
+                for i, row, own in zip(members, tensors, uniforms, strict=True):
+                    row += [draw(self.DRAWS[d], keys[d] + work.firsts[i], work.params[i]) for d in kernel.kernel.normals]
+                    own += [keys[d] + work.firsts[i] for d in kernel.kernel.uniforms]
+            kernel(tensors, [*self._given(group, lr).values(), *numbers], uniforms)
 
-    def _step_compiled(self, group: dict[str, Any], work: Work, lr: float) -> None:
+    def _step_compiled(self, group: dict[str, Any], work: Work, numbers: tuple[float, ...], keys: list[Any], lr: float) -> None:
         """Through torch.compile, on accelerators: tensors that are dense and plain with one kernel, the others by themselves."""
-        kernel = compiled_step(type(self).advance, self.DRAWS, group["maximize"])
-        for t, part in work.by_step():
-            row, keys = self._row(t, group["total_steps"]), self._keys(group, t)
-            given = (lr, 1 - lr * group["weight_decay"], group["momentum"], *row)
-            for i, p in enumerate(part.params):
-                tensors = [p, part.grads[i], *(values[i] for values in part.states)]
-                if hasattr(p, "to_local") or p.is_complex() or not all(tensor.is_contiguous() for tensor in tensors):
-                    self._step_one(group, part, i, row, keys, lr)
-                    continue
-                w, g, *states = [tensor.view(-1) for tensor in tensors] if self.ELEMENTWISE else tensors
-                numbers = torch.tensor(given, dtype=torch.float64 if p.dtype is torch.float64 else torch.float32, device=p.device)
-                shifted = torch.tensor([key + part.firsts[i] for key in keys], dtype=torch.int64, device=p.device)
-                kernel(w.detach(), g, states, numbers, shifted)
+        given = self._given(group, lr)
+        kernel = compiled_step(type(self).advance, tuple(given), self.DRAWS, group["maximize"])
+        values = [*given.values(), *numbers]
+        for i, p in enumerate(work.params):
+            tensors = [p, work.grads[i], *(values[i] for values in work.states)]
+            if hasattr(p, "to_local") or p.is_complex() or not all(tensor.is_contiguous() for tensor in tensors):
+                self._step_one(group, work, i, numbers, keys, lr)
+                continue
+            if self.ELEMENTWISE:  # export inline if elementwise
+                tensors = [tensor.view(-1) for tensor in tensors]
+            w, g, *states = tensors
+            scalars = torch.tensor(values, dtype=torch.float64 if p.dtype is torch.float64 else torch.float32, device=p.device)
+            keys_of_p = torch.tensor([key + work.firsts[i] for key in keys], dtype=torch.int64, device=p.device)
+            kernel(w.detach(), g, states, scalars, keys_of_p)
 
-    def _bucket(self, group: dict[str, Any], work: Work) -> FlatBucket | None:
+    def _step_flat(self, group: dict[str, Any], work: Work, lr: float) -> bool:  # export never
+        """The step on one buffer; False if the parameters cannot be laid end to end."""
+        bucket = self._bucket(group, work)
+        if bucket is None:
+            return False
+        work = work._replace(states=bucket.state_views, steps=bucket.step_views)
+        flat = Work([bucket.params], [bucket.gather(work.grads)], work.steps[:1], bucket.states, work.firsts[:1])
+        numbers = self._numbers(flat.t, group["total_steps"])
+        keys = self._keys(group, flat.t)
+        if self._is_fused(group, work, lr):
+            self._step_fused(group, flat if self.ELEMENTWISE else work, numbers, keys, lr)
+        elif group["fused"] and lr != 0 and work.params[0].device.type != "cpu":
+            self._step_compiled(group, work, numbers, keys, lr)
+        else:
+            self._step_one(group, flat, 0, numbers, keys, lr, bucket)
+        torch._foreach_add_([bucket.counts], 1)
+        return True
+
+    def _bucket(self, group: dict[str, Any], work: Work) -> FlatBucket | None:  # export never
         """The buffers of these parameters; None if they cannot be laid end to end."""
         bucket = self._buckets.get(id(group))
         if bucket is not None and bucket.holds(work.params, work.states, work.steps):
@@ -294,28 +321,28 @@ class RuleOptimizer(Optimizer):
     def _keys(self, group: dict[str, Any], t: Any) -> list[Any]:
         return [stream_key(group["seed"], t, stream) for stream in range(len(self.DRAWS))]
 
-    def _row(self, t: int, total: int | None) -> tuple[float, ...]:
-        """The numbers of step t (from 0)."""
-        if total is not None and t >= total and self.NEEDS_TOTAL_STEPS and not self._warned:
+    def _numbers(self, t: int, total: int | None) -> tuple[float, ...]:
+        """The rule's numbers at step t (from 0)."""
+        if total is not None and t >= total and self.NEEDS_TOTAL_STEPS and not self._warned:  # export if decays
             self._warned = True
             warnings.warn(f"{type(self).__name__} goes on past its {total} total_steps: decays hold their last value.", stacklevel=4)
-        chunk, at = divmod(t, _CHUNK)
-        rows = self._rows.get((total, chunk))
-        if rows is None:
-            t_values = torch.arange(chunk * _CHUNK, (chunk + 1) * _CHUNK, dtype=torch.float64)
-            columns = [column.tolist() for column in self.numbers(t_values, total)]
-            rows = list(zip(*columns, strict=True)) if columns else [()] * _CHUNK
-            if len(self._rows) >= _CHUNKS:
-                self._rows.clear()
-            self._rows[total, chunk] = rows
-        return rows[at]
+        return numbers_of(self.numbers, t, total)
 
     def _step_one(
-        self, group: dict[str, Any], work: Work, i: int, numbers: tuple[Any, ...], keys: list[Any], lr: Any, reduce: Reduce | None = None
+        self,
+        group: dict[str, Any],
+        work: Work,
+        i: int,
+        numbers: tuple[Any, ...],
+        keys: list[Any],
+        lr: Any,
+        bucket: FlatBucket | None = None,
     ) -> None:
         """One parameter's step, in place; numbers, keys and lr are numbers or tensors without dimensions."""
         p, g, states = work.params[i], work.grads[i], [values[i] for values in work.states]
-        reduce = reduce or (ReduceSharded(p) if hasattr(p, "to_local") else Reduce())
+        reduce = ReduceSharded(p) if hasattr(p, "to_local") else Reduce()
+        if bucket is not None:  # export never
+            reduce = bucket.reduce
         target, g, states = plain(p), plain(g), [plain(state) for state in states]
         w = target.clone() if group["differentiable"] else target
         if w.dtype in LOW_PRECISION:
@@ -323,8 +350,7 @@ class RuleOptimizer(Optimizer):
         if group["maximize"]:
             g = -g
         draws = [draw(primitive, key + work.firsts[i], w) for primitive, key in zip(self.DRAWS, keys, strict=True)]
-        keep = 1 - lr * group["weight_decay"]
-        w_next, *states_next = self.advance(w, g, *states, *numbers, *draws, lr=lr, keep=keep, momentum=group["momentum"], reduce=reduce)
+        w_next, *states_next = self.advance(w, g, *states, *numbers, *draws, **self._given(group, lr), reduce=reduce)
         if isinstance(lr, Tensor):
             w_next = torch.where(lr == 0, w, w_next)
         if isinstance(lr, Tensor) or lr != 0:
@@ -349,11 +375,10 @@ class RuleOptimizer(Optimizer):
             Many([draw(primitive, key + first, x) for first, x in zip(work.firsts, w.tensors, strict=True)])
             for primitive, key in zip(self.DRAWS, keys, strict=True)
         ]
-        keep = 1 - lr * group["weight_decay"]
-        w_next, *states_next = self.advance(
-            w, -g if group["maximize"] else g, *map(Many, states), *numbers, *draws, lr=lr, keep=keep, momentum=group["momentum"],
-            reduce=ReduceEach(),
-        )  # fmt: skip
+        if group["maximize"]:
+            g = -g
+        reduce = ReduceEach()
+        w_next, *states_next = self.advance(w, g, *map(Many, states), *numbers, *draws, **self._given(group, lr), reduce=reduce)
         if lr != 0:
             torch._foreach_copy_(targets, w_next.tensors)
         for values, values_next in zip(states, states_next, strict=True):
@@ -364,5 +389,6 @@ class RuleOptimizer(Optimizer):
         lr = group["lr"].reshape(()) if isinstance(group["lr"], Tensor) else group["lr"]
         for i, step in enumerate(work.steps):
             numbers = self.numbers(step.to(torch.float64), group["total_steps"])
-            self._step_one(group, work, i, numbers, self._keys(group, step.to(torch.int64)), lr)
+            keys = self._keys(group, step.to(torch.int64))
+            self._step_one(group, work, i, numbers, keys, lr)
             step += 1

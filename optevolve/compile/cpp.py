@@ -7,27 +7,19 @@ Numbers, those in the text included, are arguments, so that rules that differ in
 from __future__ import annotations
 
 import ast
+import re
 from typing import NamedTuple
 
 __all__ = ["CppKernel", "translate"]
 
 
 class CppKernel(NamedTuple):
-    """C++ text and how to call it.
-
-    Attributes:
-        text: source, with a function `step` in it; see `_STEP`.
-        constants: numbers of the Python text, which follow lr, keep, momentum and the rule's own numbers.
-        tensors: number of tensors per parameter: weights, gradient, states, normal draws.
-        uniforms: positions among the rule's draws of those that the kernel makes itself.
-        normals: positions of those that it is given as tensors.
-    """
+    """C++ text of a rule's step, and what goes with it. The element types WEIGHT and GRADIENT, and MAXIMIZE, are left to be defined."""
 
     text: str
-    constants: tuple[float, ...]
-    tensors: int
-    uniforms: tuple[int, ...]
-    normals: tuple[int, ...]
+    constants: tuple[float, ...]  # numbers of the Python text, which follow the hyperparameters and the rule's own numbers
+    uniforms: tuple[int, ...]  # positions among the rule's draws of those that the kernel makes itself  # export if draws
+    normals: tuple[int, ...]  # positions of those that it is given as tensors  # export if draws
 
 
 _METHODS = {
@@ -102,17 +94,13 @@ def _constant(node: ast.expr) -> float | None:
     return None
 
 
-def translate(
-    advance: str, states: int, draws: tuple[str, ...], weights: str = "float", gradient: str = "float", maximize: bool = False
-) -> CppKernel:
+def translate(advance: str, states: int, draws: tuple[str, ...]) -> CppKernel:
     """The kernel of an `advance` function.
 
     Args:
         advance: its Python text.
         states: how many of its arguments are states.
         draws: primitives of its random tensors.
-        weights, gradient: C++ element types; states are float.
-        maximize: whether the gradient is negated.
     Raises:
         NotImplementedError: if the rule looks at rows, columns or singular values.
     """
@@ -120,7 +108,8 @@ def translate(
     assert isinstance(function, ast.FunctionDef)
     names = [arg.arg for arg in function.args.args]
     state_names, draw_names = names[2 : 2 + states], names[len(names) - len(draws) :]
-    scalars = ["lr", "keep", "momentum", *names[2 + states : len(names) - len(draws)]]
+    given = [arg.arg for arg in function.args.kwonlyargs if arg.arg != "reduce"]
+    scalars = [*given, *names[2 + states : len(names) - len(draws)]]
     translator = _Translator()
     results: list[str] = []
     for statement in function.body:
@@ -132,85 +121,89 @@ def translate(
             results = [translator.expression(element) for element in statement.value.elts]
     uniforms = tuple(i for i, draw in enumerate(draws) if draw == "uniform")
     normals = tuple(i for i, draw in enumerate(draws) if draw != "uniform")
-    loads = ["const V w = load<FULL>(a.w, i, n);", f"const V g = load<FULL>(a.g, i, n){'.neg()' if maximize else ''};"]
-    loads += [f"const V {name} = load<FULL>(a.{name}, i, n);" for name in state_names]
-    loads += [f"const V {draw_names[d]} = load<FULL>(a.{draw_names[d]}, i, n);" for d in normals]
-    loads += [f"const V {draw_names[d]} = uniform(a.keys[{j}] + static_cast<uint32_t>(i));" for j, d in enumerate(uniforms)]
-    stores = [f"const V next{i} = {result};" for i, result in enumerate(results)]
-    targets = ["w", *state_names]
-    stores += [f"store<FULL>(a.{target}, i, n, next{k});" for k, target in enumerate(targets)]
-    numbers = [f"const V {name}(static_cast<float>(numbers[{i}]));" for i, name in enumerate(scalars)]
-    numbers += [f"const V k{i}(static_cast<float>(numbers[{len(scalars) + i}]));" for i in range(len(translator.constants))]
-    passes = []
-    for phase in range(len(translator.norms) + 1):
-        known = ["const V root_size(a.root_size);", *(f"const V norm{j}(a.norms[{j}]);" for j in range(phase))]
-        if phase < len(translator.norms):
-            count, argument = translator.norms[phase]
-            body = [*loads, *translator.lines[:count], f"const V x = {argument};", "sum = sum + keep_first<FULL>(x * x, n);"]
-        else:
-            body = [*loads, *translator.lines, *stores]
-        passes.append(_PASS.format(phase=phase, head="\n  ".join([*numbers, *known]), body="\n    ".join(body)))
     tensors = ["w", "g", *state_names, *(draw_names[d] for d in normals)]
-    pointer_types = [weights, gradient] + ["float"] * (len(tensors) - 2)
-    members = "\n".join(f"  {kind}* {name};" for kind, name in zip(pointer_types, tensors, strict=True))
-    assigned = "\n".join(
-        f"  a.{name} = static_cast<{kind}*>(p[{i}]) + start;" for i, (kind, name) in enumerate(zip(pointer_types, tensors, strict=True))
+    loads = [f"const V {name} = load<FULL>({name}_ + i, n);" for name in tensors]
+    loads[1] = "const V g = MAXIMIZE ? load<FULL>(g_ + i, n).neg() : load<FULL>(g_ + i, n);"
+    key = f"keys[{len(uniforms)} * piece.tensor + {{}}] + static_cast<uint32_t>(piece.start + i)"
+    loads += [f"const V {draw_names[d]} = uniform({key.format(j)});" for j, d in enumerate(uniforms)]
+    stores = [f"store<FULL>({target}_ + i, n, {result});" for target, result in zip(["w", *state_names], results, strict=True)]
+    norms = translator.norms
+    shared = [*(("const int64_t* sizes", "const float* norms") if norms else ()), *(("const uint32_t* keys",) if uniforms else ())]
+    parameters = ", ".join(["const Piece& piece", "void* const* pointers", "const double* numbers", *shared])
+    arguments = ", ".join(
+        ["pieces[k]", "pointers", "numbers", *(("sizes", "norms.data()") if norms else ()), *(("keys",) if uniforms else ())]
     )
-    calls = "\n".join(
-        f"  run(pass<{phase}>, {'true' if phase < len(translator.norms) else 'false'}, {phase});"
-        for phase in range(len(translator.norms) + 1)
-    )
+    constants = [*scalars, *(f"k{i}" for i in range(len(translator.constants)))]
+    head = [f"const V {name}(static_cast<float>(numbers[{i}]));" for i, name in enumerate(constants)]
+    head.append(f"void* const* tensors = pointers + {len(tensors)} * piece.tensor;")
+    for i, name in enumerate(tensors):
+        kind = ("WEIGHT", "GRADIENT")[i] if i < 2 else "float"
+        head.append(f"{kind}* {name}_ = static_cast<{kind}*>(tensors[{i}]) + piece.start;")
+    passes = []
+    for phase, (count, argument) in enumerate(norms):
+        body = [*loads, *translator.lines[:count], f"const V x = {argument};", "sum = sum + keep_first<FULL>(x * x, n);"]
+        passes.append(_SQUARES.format(phase=phase, parameters=parameters, head=_lines(head, 2), body=_lines(body, 4)))
+        known = [f"const V norm{phase}(norms[{len(norms)} * piece.tensor + {phase}]);"]
+        head += known if phase else ["const V root_size(std::sqrt(static_cast<float>(sizes[piece.tensor])));", *known]
+    body = [*loads, *translator.lines, *stores]
+    passes.append(_ADVANCE.format(parameters=parameters, head=_lines(head, 2), body=_lines(body, 4)))
+    code = "\n".join(passes)
+    prelude = _PRELUDE + "".join(text for name, text in _FUNCTIONS.items() if re.search(rf"\b{name}\b", code))
+    reductions = [_NORMS.format(norms=len(norms), arguments=arguments)] if norms else []
+    reductions += [f"  take(squares{phase}, {phase});" for phase in range(len(norms))]
     text = _STEP.format(
-        prelude=_PRELUDE + (_BESSEL if "bessel_i1e" in advance else "") + (_UNIFORM if uniforms else ""),
-        members=members, assigned=assigned, passes="\n".join(passes), calls=calls, tensors=len(tensors), uniforms=len(uniforms),
-        keys=max(1, len(uniforms)), norms=max(1, len(translator.norms)),
+        prelude=prelude, passes=code, keys=", const uint32_t* keys" if uniforms else "", norms="".join(line + "\n" for line in reductions),
+        arguments=arguments,
     )  # fmt: skip
-    return CppKernel(text, tuple(translator.constants), len(tensors), uniforms, normals)
+    return CppKernel(text, tuple(translator.constants), uniforms, normals)
+
+
+def _lines(lines: list[str], indent: int) -> str:
+    return ("\n" + " " * indent).join(lines)
 
 
 _PRELUDE = """\
 #include <ATen/cpu/vec/vec.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
+#include <algorithm>
 #include <cmath>
-#include <cstdint>
 #include <vector>
 
 using V = at::vec::Vectorized<float>;
-constexpr int64_t WIDTH = V::size();
+constexpr int64_t WIDTH = V::size(), CHUNK = 16384;
+struct Piece { int64_t tensor, start, size; };
 
 template <bool FULL, typename T>
-static inline V load(const T* p, int64_t i, int64_t n) {
-  if constexpr (std::is_same_v<T, float>) {
-    return FULL ? V::loadu(p + i) : V::loadu(p + i, n);
-  } else {
-    alignas(64) float b[WIDTH];
-    for (int64_t j = 0; j < WIDTH; ++j) b[j] = FULL || j < n ? static_cast<float>(p[i + j]) : 0.0f;
-    return V::loadu(b);
-  }
+static inline V load(const T* p, int64_t n) {
+  if constexpr (std::is_same_v<T, float>) return FULL ? V::loadu(p) : V::loadu(p, n);
+  alignas(64) float b[WIDTH];
+  for (int64_t j = 0; j < WIDTH; ++j) b[j] = FULL || j < n ? static_cast<float>(p[j]) : 0.0f;
+  return V::loadu(b);
 }
 
 template <bool FULL, typename T>
-static inline void store(T* p, int64_t i, int64_t n, const V& x) {
-  if constexpr (std::is_same_v<T, float>) {
-    if (FULL) x.store(p + i); else x.store(p + i, n);
-  } else {
-    alignas(64) float b[WIDTH];
-    x.store(b);
-    for (int64_t j = 0; j < (FULL ? WIDTH : n); ++j) p[i + j] = static_cast<T>(b[j]);
-  }
+static inline void store(T* p, int64_t n, const V& x) {
+  if constexpr (std::is_same_v<T, float>) return FULL ? x.store(p) : x.store(p, n);
+  alignas(64) float b[WIDTH];
+  x.store(b);
+  for (int64_t j = 0; j < (FULL ? WIDTH : n); ++j) p[j] = static_cast<T>(b[j]);
 }
+"""
 
+_KEEP_FIRST = """
 template <bool FULL>
-static inline V keep_first(const V& x, int64_t n) {
-  return FULL ? x : V::set(V(0.0f), x, n);
-}
+static inline V keep_first(const V& x, int64_t n) { return FULL ? x : V::set(V(0.0f), x, n); }
+"""
 
+_SIGN = """
 static inline V sign(const V& x) {
   const V zero(0.0f), one(1.0f);
   return V::blendv(zero, one, x > zero) - V::blendv(zero, one, x < zero);
 }
+"""
 
+_ERROR_FUNCTION = """
 // torch's vector erf is accurate to an absolute 1e-7; near 0, where that is nothing left of it, its series.
 static inline V error_function(const V& x) {
   const V y = x * x;
@@ -220,32 +213,54 @@ static inline V error_function(const V& x) {
     series = series * y + V(k);
   return V::blendv(x.erf(), V(1.12837917f) * x * series, y < V(1.0f));
 }
+"""
 
+_SIGMOID = """
 static inline V sigmoid(const V& x) { return V(1.0f) / (V(1.0f) + x.neg().exp()); }
 """
 
 _BESSEL = """
-// exp(-|x|) I1(x): two polynomials in double precision, relative error below 3e-8 before rounding to float.
+// exp(-|x|) I1(x), by polynomials in double precision, relative error below 3e-8 before rounding to float: one for |x| up to 1, which
+// suffices where no lane is larger, one up to 8, one beyond.
+using D = at::vec::Vectorized<double>;
+
+template <typename... Coefficients>
+static inline D polynomial(const D& x, double highest, Coefficients... rest) {
+  D p(highest);
+  ((p = at::vec::fmadd(p, x, D(rest))), ...);
+  return p;
+}
+
+static inline D bessel_below_1(const D& x) {
+  return x * polynomial(x.abs(), 9.977880059921e-05, -8.863175061411e-04, 4.441965347728e-03, -1.706372206964e-02, 5.464424433670e-02,
+                        -1.458246879194e-01, 3.124991194873e-01, -4.999999647993e-01, 4.999999997624e-01);
+}
+
+static inline D bessel_any(const D& x) {
+  const D y = x.abs(), eight(8.0);
+  const D q = at::vec::maximum(y, eight);
+  const D small = polynomial(
+      at::vec::fmadd(y, D(0.25), D(-1.0)), 2.18372066397e-04, -6.84364508436e-04, 7.50004829844e-04, -9.37249555991e-04,
+      2.84234928148e-03, -6.05396672676e-03, 9.77801121524e-03, -1.53278283973e-02, 2.35847336214e-02, -3.37331235165e-02,
+      4.47007049540e-02, -5.52722073762e-02, 6.37642786395e-02, -6.84830145143e-02, 6.80577357261e-02, -6.11243327257e-02,
+      4.46877089517e-02);
+  const D large = polynomial(D(16.0) / q - D(1.0), -4.22580953030e-07, -2.00979292863e-06, -1.50020331441e-05, -2.19168084601e-04,
+                             -9.74958185341e-03, 3.89398455224e-01) / q.sqrt();
+  return D::blendv(x * small, D::blendv(large, large.neg(), x < D(0.0)), y > eight);
+}
+
 static inline V bessel_i1e(const V& x) {
   alignas(64) float b[WIDTH];
+  alignas(64) double d[WIDTH];
   x.store(b);
-  for (int64_t j = 0; j < WIDTH; ++j) {
-    const double y = std::fabs(static_cast<double>(b[j])), u = y * 0.25 - 1.0, q = y > 8.0 ? y : 8.0, z = 16.0 / q - 1.0;
-    constexpr double A[] = {
-        4.46877089517e-02, -6.11243327257e-02, 6.80577357261e-02, -6.84830145143e-02, 6.37642786395e-02,
-        -5.52722073762e-02, 4.47007049540e-02, -3.37331235165e-02, 2.35847336214e-02, -1.53278283973e-02,
-        9.77801121524e-03, -6.05396672676e-03, 2.84234928148e-03, -9.37249555991e-04, 7.50004829844e-04,
-        -6.84364508436e-04, 2.18372066397e-04};
-    constexpr double B[] = {
-        3.89398455224e-01, -9.74958185341e-03, -2.19168084601e-04, -1.50020331441e-05, -2.00979292863e-06,
-        -4.22580953030e-07};
-    double small = A[16], large = B[5];
-    for (int k = 15; k >= 0; --k) small = small * u + A[k];
-    for (int k = 4; k >= 0; --k) large = large * z + B[k];
-    large /= std::sqrt(q);
-    const double value = y > 8.0 ? large : y <= 8.0 ? small * y : y;
-    b[j] = std::copysign(static_cast<float>(value), b[j]);
-  }
+  int beyond = 0;
+  for (int64_t j = 0; j < WIDTH; ++j) beyond |= !(std::fabs(b[j]) <= 1.0f);
+  for (int64_t j = 0; j < WIDTH; ++j) d[j] = b[j];
+  if (beyond)
+    for (int64_t j = 0; j < WIDTH; j += D::size()) bessel_any(D::loadu(d + j)).store(d + j);
+  else
+    for (int64_t j = 0; j < WIDTH; j += D::size()) bessel_below_1(D::loadu(d + j)).store(d + j);
+  for (int64_t j = 0; j < WIDTH; ++j) b[j] = static_cast<float>(d[j]);
   return V::loadu(b);
 }
 """
@@ -264,18 +279,39 @@ static inline V uniform(uint32_t first) {
 }
 """
 
-_PASS = """\
-template <>
-float pass<{phase}>(const Tensors& a, int64_t size, const double* numbers) {{
-  {head}
-  V sum(0.0f);
+# What the passes call, by name.
+_FUNCTIONS = {
+    "keep_first": _KEEP_FIRST, "sign": _SIGN, "error_function": _ERROR_FUNCTION, "sigmoid": _SIGMOID, "bessel_i1e": _BESSEL,
+    "uniform": _UNIFORM,
+}  # fmt: skip
+
+_LOOP = """\
   const auto at = [&](auto full, int64_t i, int64_t n) __attribute__((always_inline)) {{
     constexpr bool FULL = decltype(full)::value;
     {body}
   }};
   int64_t i = 0;
-  for (; i + WIDTH <= size; i += WIDTH) at(std::true_type{{}}, i, WIDTH);
-  if (i < size) at(std::false_type{{}}, i, size - i);
+  for (; i + WIDTH <= piece.size; i += WIDTH) at(std::true_type{{}}, i, WIDTH);
+  if (i < piece.size) at(std::false_type{{}}, i, piece.size - i);
+"""
+
+_ADVANCE = (
+    """
+static void advance({parameters}) {{
+  {head}
+"""
+    + _LOOP
+    + "}}\n"
+)
+
+_SQUARES = (
+    """
+static float squares{phase}({parameters}) {{
+  {head}
+  V sum(0.0f);
+"""
+    + _LOOP
+    + """\
   alignas(64) float b[WIDTH];
   sum.store(b);
   float total = 0.0f;
@@ -283,51 +319,27 @@ float pass<{phase}>(const Tensors& a, int64_t size, const double* numbers) {{
   return total;
 }}
 """
+)
 
 # Chunks do not depend on the number of threads, and the sums of a norm are added in their order, so neither do the results.
+_NORMS = """\
+  std::vector<float> norms({norms} * count), sums(pieces.size());
+  const auto take = [&](auto squares, int phase) {{
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1 && elements > 2 * CHUNK)
+    for (int64_t k = 0; k < static_cast<int64_t>(pieces.size()); ++k) sums[k] = squares({arguments});
+    std::vector<double> totals(count, 0.0);
+    for (size_t k = 0; k < pieces.size(); ++k) totals[pieces[k].tensor] += sums[k];
+    for (int64_t t = 0; t < count; ++t) norms[{norms} * t + phase] = static_cast<float>(std::sqrt(totals[t]));
+  }};"""
+
 _STEP = """\
-{prelude}
-struct Tensors {{
-{members}
-  uint32_t keys[{keys}];
-  float norms[{norms}];
-  float root_size;
-}};
-
-template <int PHASE>
-float pass(const Tensors& a, int64_t size, const double* numbers);
-
-{passes}
-// pointers: {tensors} per parameter; keys: {uniforms} per parameter.
-extern "C" void step(
-    int64_t count, void* const* pointers, const int64_t* sizes, const uint32_t* keys, const double* numbers, int threads) {{
-  constexpr int64_t CHUNK = 16384;
-  struct Piece {{ int64_t tensor, start, size; }};
+{prelude}{passes}
+extern "C" void step(int64_t count, void* const* pointers, const int64_t* sizes, const double* numbers, int threads{keys}) {{
   std::vector<Piece> pieces;
   int64_t elements = 0;
-  for (int64_t t = 0; t < count; ++t) {{
-    elements += sizes[t];
-    for (int64_t start = 0; start < sizes[t]; start += CHUNK)
-      pieces.push_back({{t, start, sizes[t] - start < CHUNK ? sizes[t] - start : CHUNK}});
-  }}
-  std::vector<float> norms(count * {norms}, 0.0f), sums(pieces.size());
-  const auto run = [&](auto pass, bool norm, int phase) {{
-#pragma omp parallel for num_threads(threads) schedule(static) if (elements > 2 * CHUNK && threads > 1)
-    for (int64_t i = 0; i < static_cast<int64_t>(pieces.size()); ++i) {{
-      const auto [t, start, size] = pieces[i];
-      void* const* p = pointers + t * {tensors};
-      Tensors a;
-{assigned}
-      for (int k = 0; k < {uniforms}; ++k) a.keys[k] = keys[t * {uniforms} + k] + static_cast<uint32_t>(start);
-      for (int k = 0; k < {norms}; ++k) a.norms[k] = norms[t * {norms} + k];
-      a.root_size = std::sqrt(static_cast<float>(sizes[t]));
-      sums[i] = pass(a, size, numbers);
-    }}
-    if (!norm) return;
-    std::vector<double> totals(count, 0.0);
-    for (size_t i = 0; i < pieces.size(); ++i) totals[pieces[i].tensor] += sums[i];
-    for (int64_t t = 0; t < count; ++t) norms[t * {norms} + phase] = static_cast<float>(std::sqrt(totals[t]));
-  }};
-{calls}
+  for (int64_t t = 0; t < count; elements += sizes[t++])
+    for (int64_t start = 0; start < sizes[t]; start += CHUNK) pieces.push_back({{t, start, std::min(CHUNK, sizes[t] - start)}});
+{norms}#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1 && elements > 2 * CHUNK)
+  for (int64_t k = 0; k < static_cast<int64_t>(pieces.size()); ++k) advance({arguments});
 }}
 """

@@ -17,7 +17,7 @@ from optevolve.space.lower import Instruction, Program, Scalar, lower
 from optevolve.space.operators import LEAVES, OPERATORS
 from optevolve.space.rule import UpdateRule
 
-__all__ = ["MOMENTUM_BUFFER", "emit_class"]
+__all__ = ["MOMENTUM_BUFFER", "RuleText", "emit_class", "emit_text"]
 
 MOMENTUM_BUFFER = "momentum_buffer"
 _WORD = re.compile(r"[A-Za-z_]\w*")
@@ -125,14 +125,32 @@ def _uses(program: Program) -> dict[str, int]:
     return uses
 
 
-def emit_class(rule: UpdateRule, name: str, summary: str = "", learning_rate: float | None = None) -> str:
-    """Source text of the class of a rule, which needs `math`, `torch`, `bessel_i1e` and `RuleOptimizer` around it.
+@dataclass(frozen=True)
+class RuleText:
+    """Source text of a rule's two functions, and what goes with them.
+
+    Attributes:
+        numbers: what depends on the step alone; "" if nothing does, when asked for what is needed alone.
+        advance: the step.
+        constants: class attributes by name.
+        scalars: how many numbers `numbers` returns.
+        equation: lines for a docstring.
+    """
+
+    numbers: str
+    advance: str
+    constants: dict[str, object]
+    scalars: int
+    equation: str
+
+
+def emit_text(rule: UpdateRule, whole: bool = True, numbers: str = "numbers") -> RuleText:
+    """The functions of a rule, which need `math`, `torch` and `bessel_i1e` around them.
 
     Args:
         rule: what to emit.
-        name: of the class, an identifier.
-        summary: first line of its docstring.
-        learning_rate: default of its lr; None: none.
+        whole: let `advance` take every hyperparameter; otherwise those that it needs.
+        numbers: name of the function of the step alone.
     """
     program = lower(rule.expression)
     emitter = _Emitter(program)
@@ -150,23 +168,39 @@ def emit_class(rule: UpdateRule, name: str, summary: str = "", learning_rate: fl
         returned.append("momentum_next")
         step = "momentum_next" if rule.kind == "momentum" else "momentum * momentum_next - change"
         lines.append(_Line("w_next", f"w * keep + {step}"))
-    body = "\n".join(f"{line.target} = {line.text}" for line in lines)
+    body = "\n".join(f"{line.target} = {line.text}" for line in lines) + f"\nreturn {_tuple(['w_next', *returned])}"
+    needed = {"momentum": rule.kind != "plain", "reduce": "reduce." in body}
     arguments = ["w", "g", *states, *emitter.names, *(draw.name for draw in program.draws)]
+    arguments += ["*", "lr", "keep", *(name for name, need in needed.items() if whole or need)]
+    constants = {
+        "RULE": str(rule), "KIND": rule.kind, "STATES": tuple(states), "DRAWS": tuple(draw.primitive for draw in program.draws),
+        "ELEMENTWISE": program.elementwise, "NEEDS_TOTAL_STEPS": program.needs_total_steps,
+    }  # fmt: skip
+    return RuleText(
+        _NUMBERS.format(name=numbers, body=textwrap.indent(_numbers_body(emitter), "    ")) if whole or emitter.names else "",
+        _ADVANCE.format(arguments=", ".join(arguments), body=textwrap.indent(body, "    ")),
+        constants,
+        len(emitter.names),
+        _equation(rule),
+    )
+
+
+def emit_class(rule: UpdateRule, name: str, summary: str = "", learning_rate: float | None = None) -> str:
+    """Source text of the class of a rule, which needs `math`, `torch`, `bessel_i1e` and `RuleOptimizer` around it.
+
+    Args:
+        rule: what to emit.
+        name: of the class, an identifier.
+        summary: first line of its docstring.
+        learning_rate: default of its lr; None: none.
+    """
+    text = emit_text(rule)
     docstring = textwrap.fill(summary or f"The update rule `{rule}`.", 132)
     return _CLASS.format(
         name=name,
-        docstring=textwrap.indent(f'"""{docstring}\n\n{_equation(rule)}\n"""', "    ").replace("\\", "\\\\"),
-        rule=str(rule),
-        kind=rule.kind,
-        learning_rate=learning_rate,
-        states=tuple(states),
-        draws=tuple(draw.primitive for draw in program.draws),
-        elementwise=program.elementwise,
-        total=program.needs_total_steps,
-        numbers=textwrap.indent(_numbers_body(emitter), " " * 8),
-        arguments=", ".join(arguments),
-        body=textwrap.indent(body, " " * 8),
-        returned=_tuple(["w_next", *returned]),
+        docstring=textwrap.indent(f'"""{docstring}\n\n{text.equation}\n"""', "    ").replace("\\", "\\\\"),
+        constants="\n".join(f"    {key} = {value!r}" for key, value in (text.constants | {"LEARNING_RATE": learning_rate}).items()),
+        methods="\n".join(textwrap.indent(f"@staticmethod\n{method}", "    ") for method in (text.numbers, text.advance)),
     )
 
 
@@ -203,25 +237,19 @@ def _numbers_body(emitter: _Emitter) -> str:
     return "\n".join(lines)
 
 
-_CLASS = '''class {name}(RuleOptimizer):
+_NUMBERS = '''def {name}(t, T):
+    """What depends on the step alone, in double precision: t counts from 0, T is the run's length."""
+{body}
+'''
+
+_ADVANCE = '''def advance({arguments}):
+    """Weights and states after one step; keep is 1 - lr * weight_decay."""
+{body}
+'''
+
+_CLASS = """class {name}(RuleOptimizer):
 {docstring}
 
-    RULE = {rule!r}
-    KIND = {kind!r}
-    LEARNING_RATE = {learning_rate!r}
-    STATES = {states!r}
-    DRAWS = {draws!r}
-    ELEMENTWISE = {elementwise!r}
-    NEEDS_TOTAL_STEPS = {total!r}
+{constants}
 
-    @staticmethod
-    def numbers(t, T):
-        """What depends on the step alone, in double precision: t counts from 0, T is the run's length."""
-{numbers}
-
-    @staticmethod
-    def advance({arguments}, *, lr, keep, momentum, reduce):
-        """Weights and states after one step; keep is 1 - lr * weight_decay."""
-{body}
-        return {returned}
-'''
+{methods}"""

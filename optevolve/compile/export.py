@@ -234,10 +234,8 @@ def _header(
     rule: UpdateRule, name: str, provenance: str, scores: Mapping[str, float] | None, learning_rate: float | None, weight_decay: float
 ) -> str:
     lines = _about(f"{name}: an optimizer for torch.", rule, provenance, scores)
-    needs_total = emit_text(rule).constants["NEEDS_TOTAL_STEPS"]
     arguments = f"model.parameters(), lr={'1e-3' if learning_rate is None else f'{learning_rate:g}'}"
-    arguments += f", weight_decay={weight_decay:g}" if weight_decay else ""
-    arguments += ", total_steps=10_000" if needs_total else ""
+    arguments += ", total_steps=10_000" + (f", weight_decay={weight_decay:g}" if weight_decay else "")
     lines += [
         "",
         f"    optimizer = {name}({arguments})",

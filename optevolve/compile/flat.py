@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -57,7 +59,7 @@ class FlatBucket:
         return [tensor.data_ptr() for tensors in (params, steps, *states) for tensor in tensors]
 
     @staticmethod
-    def takes(params: list[Tensor], steps: list[Tensor], firsts: list[int]) -> bool:
+    def takes(params: list[Tensor], steps: list[Tensor], firsts: Sequence[int]) -> bool:
         """Whether these parameters can be laid end to end: plain real tensors of one dtype and device, at the same step."""
         p = params[0]
         return (

@@ -10,10 +10,17 @@ from torch import Tensor
 
 __all__ = ["Many"]
 
-_KERNELS: dict[str, str] = {
-    "abs": "_foreach_abs", "exp": "_foreach_exp", "log": "_foreach_log", "sqrt": "_foreach_sqrt", "tanh": "_foreach_tanh",
-    "erf": "_foreach_erf", "erfc": "_foreach_erfc", "sigmoid": "_foreach_sigmoid", "sign": "_foreach_sign",
-}  # fmt: skip
+
+def _arithmetic(name: str) -> Callable[[Many, Any], Many]:
+    """An operator: numbers and lists through torch's foreach kernel, a tensor is shared by all."""
+
+    def apply(x: Many, y: Any) -> Many:
+        if isinstance(y, Tensor):
+            return _each(getattr(torch, name), x, y)
+        kernel = getattr(torch, f"_foreach_{name}")
+        return Many(kernel(x.tensors, y.tensors if isinstance(y, Many) else y))
+
+    return apply
 
 
 class Many:
@@ -26,49 +33,31 @@ class Many:
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.tensors = list(tensors)
 
-    @classmethod
+    @classmethod  # export if functions
     def __torch_function__(
         cls, function: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Many:
-        kernel = _KERNELS.get(function.__name__)
+        kernel = getattr(torch, f"_foreach_{function.__name__}", None)
         if kernel is not None and len(args) == 1 and not kwargs:
-            return cls(getattr(torch, kernel)(args[0].tensors))
+            return cls(kernel(args[0].tensors))
         return _each(function, *args, **(kwargs or {}))
 
-    def __add__(self, other: Any) -> Many:
-        return _arithmetic("add", self, other)
+    __add__ = __radd__ = _arithmetic("add")  # export if add
+    __sub__ = _arithmetic("sub")
+    __mul__ = __rmul__ = _arithmetic("mul")
+    __truediv__ = _arithmetic("div")  # export if div
 
-    __radd__ = __add__
-
-    def __sub__(self, other: Any) -> Many:
-        return _arithmetic("sub", self, other)
-
-    def __rsub__(self, other: Any) -> Many:
+    def __rsub__(self, other: Any) -> Many:  # export if sub
         return _each(lambda x: other - x, self)
 
-    def __mul__(self, other: Any) -> Many:
-        return _arithmetic("mul", self, other)
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, other: Any) -> Many:
-        return _arithmetic("div", self, other)
-
-    def __rtruediv__(self, other: Any) -> Many:
+    def __rtruediv__(self, other: Any) -> Many:  # export if div
         return _each(lambda x: other / x, self)
 
     def __neg__(self) -> Many:
         return Many(torch._foreach_neg(self.tensors))
 
-    def __ge__(self, other: Any) -> Many:
+    def __ge__(self, other: Any) -> Many:  # export if ge
         return _each(torch.ge, self, other)
-
-
-def _arithmetic(name: str, x: Many, y: Any) -> Many:
-    if isinstance(y, Tensor):
-        return _each(getattr(torch, name), x, y)
-    kernel = getattr(torch, f"_foreach_{name}")
-    return Many(kernel(x.tensors, y.tensors if isinstance(y, Many) else y))
 
 
 def _each(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Many:

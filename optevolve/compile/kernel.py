@@ -32,41 +32,38 @@ _VECTOR_FLAGS = {"AVX512": "-mavx512f -mavx512dq -mavx512vl -mavx512bw -mavx2 -m
 
 
 class FusedStep:
-    """A compiled kernel: one step of a rule on any number of parameters.
-
-    Args:
-        kernel: what was compiled.
-        function: its `step`, loaded.
-    """
+    """A compiled kernel: one step of a rule on any number of parameters."""
 
     def __init__(self, kernel: CppKernel, function: Any) -> None:
         self.kernel = kernel
         self.function = function
         self.function.restype = None
 
-    def __call__(self, tensors: Sequence[Sequence[Tensor]], numbers: Sequence[float], keys: Sequence[Sequence[int]]) -> None:
+    def __call__(self, tensors: Sequence[Sequence[Tensor]], scalars: Sequence[float], keys: Sequence[Sequence[int]]) -> None:
         """Advances weights and states in place.
 
         Args:
             tensors: for each parameter its weights, gradient, states and normal draws, all contiguous.
-            numbers: lr, keep, momentum and the rule's numbers of this step.
+            scalars: the hyperparameters and the rule's numbers of this step.
             keys: for each parameter the key of each uniform draw.
         """
         pointers = [tensor.data_ptr() for row in tensors for tensor in row]
-        flat_keys = [key & 0xFFFFFFFF for row in keys for key in row]
-        values = [*numbers, *self.kernel.constants]
-        self.function(
+        values = [*scalars, *self.kernel.constants]
+        arguments = [
             ctypes.c_int64(len(tensors)),
             (ctypes.c_void_p * len(pointers))(*pointers),
             (ctypes.c_int64 * len(tensors))(*(row[0].numel() for row in tensors)),
-            (ctypes.c_uint32 * max(1, len(flat_keys)))(*flat_keys),
             (ctypes.c_double * len(values))(*values),
             ctypes.c_int(torch.get_num_threads()),
-        )
+        ]
+        if self.kernel.uniforms:  # export if draws
+            flat_keys = [key & 0xFFFFFFFF for row in keys for key in row]
+            arguments.append((ctypes.c_uint32 * len(flat_keys))(*flat_keys))
+        self.function(*arguments)
 
 
 @cache
-def fused_step(
+def fused_step(  # export never
     advance: Callable[..., Any], states: int, draws: tuple[str, ...], weights: torch.dtype, gradient: torch.dtype, maximize: bool
 ) -> FusedStep | None:
     """The compiled kernel of an `advance` function; None for element types and rules that have none, and where there
@@ -79,14 +76,20 @@ def fused_step(
         weights, gradient: element types.
         maximize: whether the gradient is negated.
     """
-    if weights not in _ELEMENT_TYPES or gradient not in _ELEMENT_TYPES:
-        return None
-    text = textwrap.dedent(inspect.getsource(advance))
     try:
-        kernel = translate(text, states, draws, _ELEMENT_TYPES[weights], _ELEMENT_TYPES[gradient], maximize)
+        kernel = translate(textwrap.dedent(inspect.getsource(advance)), states, draws)
     except NotImplementedError:  # rows, columns, orthogonalisation: torch's own kernels are the fast way
         return None
-    path = shared_object(kernel.text)
+    return loaded(kernel, weights, gradient, maximize)
+
+
+@cache
+def loaded(kernel: CppKernel, weights: torch.dtype, gradient: torch.dtype, maximize: bool) -> FusedStep | None:
+    """The kernel compiled for these element types, with the gradient negated or not; None where that cannot be."""
+    if weights not in _ELEMENT_TYPES or gradient not in _ELEMENT_TYPES:
+        return None
+    settings = {"WEIGHT": _ELEMENT_TYPES[weights], "GRADIENT": _ELEMENT_TYPES[gradient], "MAXIMIZE": str(maximize).lower()}
+    path = shared_object("".join(f"#define {name} {value}\n" for name, value in settings.items()) + kernel.text)
     return None if path is None else FusedStep(kernel, ctypes.CDLL(str(path)).step)
 
 
@@ -98,52 +101,29 @@ def shared_object(text: str) -> Path | None:
     flags += [f"-DCPU_CAPABILITY={vectors}", f"-DCPU_CAPABILITY_{vectors}", *_VECTOR_FLAGS.get(vectors, "").split()]
     flags += os.environ.get("CXXFLAGS", "").split()
     digest = hashlib.sha256("\n".join([text, *flags, torch.__version__, sys.platform]).encode()).hexdigest()[:32]
-    folder = _cache_folder()
+    named = os.environ.get("RULE_KERNEL_CACHE")
+    folder = Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_rule_kernels")
     path = folder / f"{digest}.so"
     if path.exists():
         return path
-    compiler = _compiler()
+    compiler = next((found for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name and (found := shutil.which(name))), None)
     if compiler is None:
         _say_once("no C++ compiler was found (looked for $CXX, g++, clang++, c++)")
         return None
     root = Path(torch.__file__).parent
+    if sys.platform == "linux":  # torch's own OpenMP runtime, where it brings one, so that there is one pool of threads
+        flags += ["-fopenmp", *map(str, sorted((root / "lib").glob("libgomp*.so*"))[:1])]
+    flags += [f"-I{root / 'include'}", f"-L{root / 'lib'}", "-ltorch_cpu", "-lc10"]
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         source, made = Path(scratch) / "step.cpp", Path(scratch) / "step.so"
         source.write_text(text, encoding="utf-8")
-        # torch's own OpenMP runtime, where it brings one, so that there is one pool of threads
-        runtime = next((str(found) for found in sorted((root / "lib").glob("libgomp*.so*"))), None)
-        openmp = ["-fopenmp", *([runtime] if runtime else [])] if sys.platform == "linux" else []
-        command = [
-            compiler,
-            *flags,
-            *openmp,
-            f"-I{root / 'include'}",
-            str(source),
-            "-o",
-            str(made),
-            f"-L{root / 'lib'}",
-            "-ltorch_cpu",
-            "-lc10",
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run([compiler, str(source), "-o", str(made), *flags], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             _say_once(f"{compiler} failed: {done.stderr.strip()[-500:]}")
             return None
         made.replace(path)  # atomic: another process sees all of it or nothing
     return path
-
-
-def _cache_folder() -> Path:
-    named = os.environ.get("RULE_KERNEL_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_rule_kernels"
-
-
-def _compiler() -> str | None:
-    named = os.environ.get("CXX")
-    return next((found for name in (named, "g++", "clang++", "c++") if name and (found := shutil.which(name))), None)
 
 
 @cache

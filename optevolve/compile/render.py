@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -30,6 +31,7 @@ _INFIX: dict[type, tuple[str, int]] = {
     ast.Add: ("+", _SUM), ast.Sub: ("-", _SUM), ast.Mult: ("*", _PRODUCT), ast.Div: ("/", _PRODUCT), ast.Mod: ("%", _PRODUCT),
     ast.Pow: ("**", _POWER), ast.GtE: (">=", _COMPARE),
 }  # fmt: skip
+_SIMPLE = re.compile(r"-?[\w.]+")
 _TORCH = {**SPELLINGS["torch"], "bessel_i1e": "bessel_i1e"}
 
 
@@ -104,7 +106,13 @@ class _Renderer:
     def _infix(self, operator: type, left: ast.expr, right: ast.expr) -> Term:
         symbol, strength = _INFIX[operator]
         before, after = (strength + 1, strength) if operator is ast.Pow else (strength, strength + 1)
-        return self._apply([left, right], lambda x: f"{x[0].within(before)} {symbol} {x[1].within(after)}", _EVALUATED[operator], strength)
+
+        def text(x: list[Term]) -> str:
+            first, second = x[0].within(before), x[1].within(after)
+            close = operator is ast.Pow and all(_SIMPLE.fullmatch(operand) for operand in (first, second))  # as formatters have it
+            return f"{first}{symbol}{second}" if close else f"{first} {symbol} {second}"
+
+        return self._apply([left, right], text, _EVALUATED[operator], strength)
 
     def _call(self, name: str, nodes: list[ast.expr]) -> Term:
         def text(x: list[Term]) -> str:

@@ -45,12 +45,13 @@ class WarmupCosine(LRScheduler):
     ) -> None:
         if total_steps < 1 or warmup < 0 or hold < 0 or warmup + hold > total_steps:
             raise ValueError(f"Expected warmup + hold within total_steps, got {warmup} + {hold} in {total_steps} steps.")
-        if momentum is not None and not all("momentum" in group or "betas" in group for group in optimizer.param_groups):
+        steerable = all("momentum" in group or "betas" in group for group in optimizer.param_groups)  # export if momentum
+        if momentum is not None and not steerable:  # export if momentum
             raise ValueError("Expected groups with momentum or betas, since momentum is given, got neither. Leave momentum out.")
         self.total_steps = total_steps
         self.warmup = warmup
         self.hold = hold
-        self.momentum = momentum
+        self.momentum = momentum  # export if momentum
         self.first_lr = first_lr
         super().__init__(optimizer, last_epoch)
 
@@ -62,7 +63,7 @@ class WarmupCosine(LRScheduler):
         rest = self.total_steps - self.warmup - self.hold
         return 1.0 if t < self.warmup + self.hold else (1 + math.cos(math.pi * (t - self.warmup - self.hold) / rest)) / 2
 
-    def momentum_at(self, t: int) -> float:
+    def momentum_at(self, t: int) -> float:  # export if momentum
         """Momentum at step t (from 0); needs `momentum`."""
         assert self.momentum is not None
         high, low = self.momentum
@@ -77,7 +78,7 @@ class WarmupCosine(LRScheduler):
     def get_lr(self) -> list[float | Tensor]:
         """Learning rate of each group at the current step; sets their momentum on the way."""
         t = self.last_epoch
-        if self.momentum is not None:
+        if self.momentum is not None:  # export if momentum
             value = self.momentum_at(t)
             for group in self.optimizer.param_groups:
                 if "betas" in group:
@@ -90,7 +91,7 @@ class WarmupCosine(LRScheduler):
         return [base * factor for base in self.base_lrs]
 
 
-class FactorSchedule(WarmupCosine):
+class FactorSchedule(WarmupCosine):  # export never
     """Warm-up, hold and cosine times an evolved factor of the step.
 
     A subclass gives `evolved(t, T)`: the factor at step t (from 0), a float64 tensor, in a run of T steps, as a tuple of one. Arguments

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["LOW_PRECISION", "Work", "plain", "shard_offset", "state_dtype"]
+__all__ = ["LOW_PRECISION", "Work", "numbers_of", "plain", "shard_offset", "state_dtype"]
 
 LOW_PRECISION = (torch.bfloat16, torch.float16)
+_CHUNK = 512  # steps whose numbers are computed at once
 
 
 class Work(NamedTuple):
@@ -19,20 +22,39 @@ class Work(NamedTuple):
     grads: list[Tensor]
     steps: list[Tensor]
     states: list[list[Tensor]]
-    firsts: list[int]
+    firsts: Sequence[int] = ()
 
-    def by_step(self) -> list[tuple[int, Work]]:
-        """The parts that are at the same step t (from 0); nearly always one."""
+    @property
+    def t(self) -> int:
+        """The step that they are at, from 0."""
+        return int(self.steps[0].item())
+
+    def by_step(self) -> list[Work]:
+        """The parts that are at the same step; nearly always one."""
         counts = [int(step.item()) for step in self.steps]
         if len(set(counts)) == 1:
-            return [(counts[0], self)]
-        parts = []
-        for t in sorted(set(counts)):
-            at = [i for i, count in enumerate(counts) if count == t]
-            params, grads, steps = ([values[i] for i in at] for values in (self.params, self.grads, self.steps))
-            states = [[values[i] for i in at] for values in self.states]
-            parts.append((t, Work(params, grads, steps, states, [self.firsts[i] for i in at] if self.firsts else [])))
-        return parts
+            return [self]
+
+        def at(t: int, values: Sequence[Any]) -> list[Any]:
+            return [value for value, count in zip(values, counts, strict=False) if count == t]
+
+        def part(t: int) -> Work:
+            states = [at(t, values) for values in self.states]
+            return Work(at(t, self.params), at(t, self.grads), at(t, self.steps), states, at(t, self.firsts))
+
+        return [part(t) for t in sorted(set(counts))]
+
+
+def numbers_of(numbers: Callable[..., tuple[Tensor, ...]], t: int, total: int | None) -> tuple[float, ...]:
+    """The rule's numbers at step t, computed for many steps at once."""
+    return _rows(numbers, t // _CHUNK, total)[t % _CHUNK]
+
+
+@lru_cache(maxsize=64)
+def _rows(numbers: Callable[..., tuple[Tensor, ...]], chunk: int, total: int | None) -> list[tuple[float, ...]]:
+    t = torch.arange(chunk * _CHUNK, (chunk + 1) * _CHUNK, dtype=torch.float64)
+    columns = [column.tolist() for column in numbers(t, total)]
+    return list(zip(*columns, strict=True)) if columns else [()] * _CHUNK
 
 
 def state_dtype(p: Tensor) -> torch.dtype:

@@ -2,7 +2,9 @@
 
 import os
 import warnings
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,11 +47,11 @@ def reference(rule: UpdateRule, dtype: type = np.float32) -> np.ndarray:
     return np.stack(rows)
 
 
-def trained(rule: UpdateRule, **options) -> np.ndarray:
-    """The same through torch; a second, differently shaped parameter goes along."""
+def trained(rule: UpdateRule, make: Callable[..., Any] | None = None, **options) -> np.ndarray:
+    """The same through torch, by what makes an optimizer of (params, lr, total_steps); a second parameter of another shape goes along."""
     start, gradients = problem()
     parameters = [torch.nn.Parameter(torch.from_numpy(start.copy())), torch.nn.Parameter(torch.ones(3))]
-    optimizer = build(rule, parameters, LR, TOTAL, **options)
+    optimizer = (make or partial(build, rule))(parameters, LR, TOTAL, **options)
     rows = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*goes on past its")
@@ -84,7 +86,7 @@ def compiled_together(rules: list[UpdateRule]) -> dict:
         except NotImplementedError:
             continue
     includes = dict.fromkeys(line for kernel in kernels.values() for line in kernel.text.splitlines() if line.startswith("#include"))
-    parts = ["\n".join(includes)]
+    parts = ["#define WEIGHT float\n#define GRADIENT float\n#define MAXIMIZE false", *includes]
     for i, kernel in enumerate(kernels.values()):
         body = "\n".join(line for line in kernel.text.splitlines() if not line.startswith("#include"))
         parts.append(f"namespace kernel{i} {{\n{body}\n}}".replace("void step(", f"void step{i}("))

@@ -236,7 +236,7 @@ def test_the_way_of_accelerators(monkeypatch, rule: str) -> None:
 
 
 def step_group(optimizer, group, work) -> None:
-    optimizer._step_compiled(group, work, group["lr"])
+    optimizer._step_compiled(group, work, optimizer._numbers(work.t, 50), optimizer._keys(group, work.t), group["lr"])
     torch._foreach_add_(work.steps, 1)
 
 

@@ -1,0 +1,217 @@
+"""Source text with what a rule does not need left out; what is left reads as if it had been written for the rule.
+
+Lines of the modules that go into exported files say when they go along:
+
+- `# export if draws`, `# export unless draws`, `# export never`: the statement that begins on the line, or the line of a list;
+- `# export inline if draws`: a statement whose condition holds in every file that has it, so that only its body goes along.
+
+Names that are absent vanish as arguments, parameters, elements and targets of assignments. Then definitions that nothing refers to go.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+
+__all__ = ["imports_for", "tailor", "without_unused"]
+
+_Located = ast.expr | ast.arg | ast.keyword
+_MARK = re.compile(r" *# export (?:(never)|(inline )?(if|unless) (\w+))$")
+
+
+def tailor(source: str, features: Collection[str], absent: Collection[str]) -> str:
+    """The text for a file that has these features and lacks these names.
+
+    Args:
+        source: Python text.
+        features: words that hold of the rule, such as draws.
+        absent: variables, parameters and attributes of self that the file does without.
+    """
+    lines, inlined = _marked(source, features)
+    dropped = {i for i, line in lines.items() if line is None}
+    for first, last in inlined:
+        dropped.add(first)
+        for i in range(first + 1, last + 1):
+            lines[i] = (lines[i] or "").removeprefix("    ")
+    text = "\n".join(line for i, line in sorted(lines.items()) if i not in dropped and line is not None)
+    text = _without_names(text, frozenset(absent))
+    # what docstrings say about arguments: a line and those that go on, deeper
+    text = re.sub(rf"(?m)^( +)(?:{'|'.join(absent)}): .*\n(?:\1 +.*\n)*", "", text)
+    return _tidy(text)
+
+
+def _marked(source: str, features: Collection[str]) -> tuple[dict[int, str | None], list[tuple[int, int]]]:
+    """Lines by number, None for those that are left out, and the ranges of statements of which only the body stays."""
+    lines: dict[int, str | None] = dict(enumerate(source.splitlines(), 1))
+    starts: dict[int, ast.stmt] = {}
+    for found in ast.walk(ast.parse(source)):
+        if isinstance(found, ast.stmt):
+            starts.setdefault(_first_line(found), found)
+            starts.setdefault(found.lineno, found)
+    inlined = []
+    for number, line in list(lines.items()):
+        mark = _MARK.search(line or "")
+        if line is None or not mark:
+            continue
+        never, inline, condition, feature = mark.groups()
+        lines[number] = line[: mark.start()]
+        node = starts.get(number)
+        if never or (feature in features) != (condition == "if"):
+            for i in _range(node, line) if node else [number]:
+                lines[i] = None
+            above = number - 1
+            while node and re.match(r"\s*#", lines.get(above) or ""):
+                lines[above] = None
+                above -= 1
+        elif inline and node:
+            inlined.append((number, node.end_lineno or number))
+    return lines, inlined
+
+
+def _first_line(node: ast.stmt) -> int:
+    first: int = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
+    return first
+
+
+def _range(node: ast.stmt, line: str) -> range:
+    """Lines of a statement; of an `elif` its own branch alone."""
+    last = node.body[-1].end_lineno if isinstance(node, ast.If) and line.lstrip().startswith("elif") else node.end_lineno
+    return range(_first_line(node), (last or node.lineno) + 1)
+
+
+def _without_names(source: str, absent: frozenset[str]) -> str:
+    """The text without these names."""
+    starts = [0]
+    for line in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line.encode()))
+    data = source.encode()
+
+    def start(node: _Located) -> int:
+        return starts[node.lineno - 1] + node.col_offset
+
+    def end(node: _Located) -> int:
+        return starts[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
+
+    cuts: list[tuple[int, int]] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and _is_absent(
+            node.targets[0] if isinstance(node, ast.Assign) else node.target, absent
+        ):
+            cuts.append((starts[node.lineno - 1], starts[node.end_lineno or node.lineno]))
+            continue
+        for items in _sequences(node):
+            gone = [_is_absent(item[0], absent) for item in items]
+            for i, item in enumerate(items):
+                if not gone[i]:
+                    continue
+                kept_before = next((items[j] for j in range(i - 1, -1, -1) if not gone[j]), None)
+                if kept_before is not None:
+                    cuts.append((end(kept_before[-1]), end(item[-1])))
+                else:
+                    cuts.append((start(item[0]), start(items[i + 1][0]) if i + 1 < len(items) else end(item[-1])))
+    for first, last in sorted(_merged(cuts), reverse=True):
+        data = data[:first] + data[last:]
+    return data.decode()
+
+
+def _merged(cuts: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(cuts):
+        if merged and first < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return merged
+
+
+def _sequences(node: ast.AST) -> Iterator[list[tuple[_Located, ...]]]:
+    """Items between commas, each as the nodes from its first to its last; the first one tells whether it goes."""
+    if isinstance(node, ast.Call):
+        passed: list[ast.expr | ast.keyword] = [*node.args, *node.keywords]
+        yield [(argument,) for argument in sorted(passed, key=lambda a: (a.lineno, a.col_offset))]
+    elif isinstance(node, ast.FunctionDef):
+        arguments, defaults = node.args.args, node.args.defaults
+        given = [None] * (len(arguments) - len(defaults)) + list(defaults)
+        yield [(arg, *([default] if default else [])) for arg, default in zip(arguments, given, strict=True)]
+        keywords = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+        yield [(arg, *([default] if default else [])) for arg, default in keywords]
+    elif isinstance(node, ast.Tuple | ast.List):
+        yield [(element,) for element in node.elts]
+
+
+def _is_absent(node: ast.AST, absent: frozenset[str]) -> bool:
+    if isinstance(node, ast.Starred):
+        return _is_absent(node.value, absent)
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "at":  # a part of what is absent
+        return _is_absent(node.args[-1], absent)
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
+        return node.attr in absent
+    name = node.id if isinstance(node, ast.Name) else node.arg if isinstance(node, ast.arg | ast.keyword) else None
+    return name in absent
+
+
+def without_unused(source: str, kept: Collection[str]) -> str:
+    """The text without functions, classes, constants and methods that nothing refers to.
+
+    Args:
+        source: Python text.
+        kept: names that are used from outside.
+    """
+    while True:
+        tree = ast.parse(source)
+        total, gone = _names(tree), set[int]()
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+        for node in [*tree.body, *(member for cls in classes for member in cls.body)]:
+            name = _defined(node)
+            if name is None or name in kept or re.fullmatch("__.*__", name) or total[name] > _names(node)[name]:
+                continue
+            gone.update(range(_first_line(node), (node.end_lineno or node.lineno) + 1))
+        if not gone:
+            return _tidy(source)
+        source = "\n".join(line for i, line in enumerate(source.splitlines(), 1) if i not in gone)
+
+
+def _names(tree: ast.AST) -> Counter[str]:
+    """How often each name is read, as a variable or an attribute."""
+    found: Counter[str] = Counter()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            found[node.id] += 1
+        elif isinstance(node, ast.Attribute):
+            found[node.attr] += 1
+    return found
+
+
+def _defined(node: ast.stmt) -> str | None:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return node.name
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and len(node.targets) == 1:
+        return node.targets[0].id
+    return None
+
+
+def imports_for(source: str, modules: Collection[str]) -> str:
+    """The imports of these texts of modules that the source needs, merged and in order; none of the package's own."""
+    used = _names(ast.parse(source))
+    found: dict[str, set[str]] = {}
+    for module in modules:
+        for node in ast.parse(module).body:
+            if isinstance(node, ast.Import):
+                found |= {f"import {alias.name}": set() for alias in node.names if used[alias.asname or alias.name]}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.module.startswith("optevolve"):
+                names = {alias.name for alias in node.names if used[alias.name] or node.module == "__future__"}
+                if names:
+                    found.setdefault(f"from {node.module} import ", set()).update(names)
+    blocks: list[list[str]] = [[], [], []]
+    for line in sorted(found, key=lambda line: (line.startswith("from"), line)):
+        block = 0 if "__future__" in line else 2 if line.split()[1].split(".")[0] == "torch" else 1
+        blocks[block].append(line + ", ".join(sorted(found[line], key=lambda n: (not n.isupper(), not n[:1].isupper(), n))))
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _tidy(source: str) -> str:
+    """One blank line within definitions, two between them, none where a block begins."""
+    text = re.sub(r"\n[ \t]*\n(?:[ \t]*\n)+(?=[ \t])", "\n\n", source)
+    return re.sub(r"\n{4,}", "\n\n\n", text).strip("\n") + "\n"
