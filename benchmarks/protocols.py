@@ -103,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{len(cheap.rules)} rules on {cheap.content['task']}, {cheap.scores.shape[1]} seeds cheap, {dear.scores.shape[1]} dear")
     completed = [int(np.isfinite(c.scores).all(axis=1).sum()) for c in (cheap, dear)]
     print(f"completed under every seed     {completed[0]} cheap, {completed[1]} dear")
+    if not all(np.isfinite(c.scores).any() for c in (cheap, dear)):
+        sys.exit("Under one of the protocols no measurement completed: there is nothing to rank.")
     steps = cheap.cost("steps") / dear.cost("steps")
     seconds = cheap.cost("seconds") / dear.cost("seconds")
     print(f"steps of a measurement         {cheap.cost('steps'):10.0f} cheap {dear.cost('steps'):10.0f} dear, ratio 1/{1 / steps:.1f}")

@@ -100,7 +100,7 @@ def evaluate(task: Task, model: nn.Module, split: Split, engine: Engine = PLAIN,
     scores: list[Tensor] = []
     sizes: list[int] = []
     with torch.no_grad(), engine.autocast():
-        for batch in map(engine.place, part_of(iter(task.batches(split, 0)), part)):
+        for batch in map(engine.place, part_of(iter(task.batches(split, 0)), part if task.has_examples else "all")):
             scores.append(task.score(model, batch))
             sizes.append(_size(batch))
     model.train(mode)
