@@ -24,7 +24,7 @@ from scipy import stats
 
 from optevolve import surrogate
 from optevolve.config import FAST, Protocol, RunConfig, Stage
-from optevolve.config_text import apply_settings, to_toml
+from optevolve.config_text import apply_settings, from_toml, to_toml
 from optevolve.eliminate import seed_for
 from optevolve.errors import ConfigError, DataError, ParseError, StudyError
 from optevolve.integrity import check_integrity
@@ -224,7 +224,7 @@ def calibrate(
     place, text = folder / "study.db", to_toml(config)
     source = _Source(chosen, task, config.evolution.protocol, repeats, seed)
     with Study.open(place) if place.exists() else Study.create(place, text) as study:
-        if study.config_text != text:
+        if from_toml(study.config_text) != config:  # not the texts: a newer version writes more keys
             raise StudyError(f"{folder} holds a calibration with another task, seed or protocol. Choose another --out.")
         with LocalRunner(workers or available_cores(), surrogate.measure) as runner:
             drive(source, runner, study, lookahead=32, on_event=on_event)

@@ -162,6 +162,11 @@ class Search:
         elitist: whether a parent better than all of its children stays.
         tie_seeds: how many more seeds the children of a particle may be measured under, all the same ones, while the intervals of the best
             and of others overlap; 0: the best number wins.
+        over_tasks: what decides where rules measured on several tasks (`more_tasks`) are compared: "score": the fitness; "rank": the mean
+            over the tasks of a rule's rank among those it is compared with: the initial population, the children of a particle in a
+            timestep, the members of a tournament, the contenders. The fitness shown is the mean score in any case.
+        remeasure: where there is no elimination, fresh seeds under which the best rules of the search are measured again, as the evolution
+            measures, before anything is called the best: the best of many noisy numbers is too high. 0: they are not.
         tournament: members drawn per cycle of regularized evolution.
         sameness: which rules count as one, so that a stage measures them once: "spelling", "behaviour" (the same updates on fixed gradient
             streams) or "nearly" (real training could not tell them apart).
@@ -179,6 +184,8 @@ class Search:
     redraws: Natural = 4
     elitist: bool = False
     tie_seeds: Natural = 0
+    over_tasks: Literal["score", "rank"] = "score"
+    remeasure: Natural = 1
     tournament: Count = 10
     sameness: Literal["spelling", "behaviour", "nearly"] = "behaviour"
     lookahead: Count = 32
@@ -193,6 +200,8 @@ class EliminationRound:
         task: task name; empty for the run's own task.
         task_options: options of that task.
         protocol: learning-rate trials and full run of the round.
+        more_tasks: specs of further tasks, as of `Stage`.
+        seeds: fresh seeds, the same for all, over which the fitness is averaged.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _NO_OTHER_KEYS
@@ -201,6 +210,8 @@ class EliminationRound:
     task: str = ""
     task_options: Options = field(default_factory=dict)
     protocol: Protocol = field(default_factory=Protocol)
+    more_tasks: tuple[str, ...] = ()
+    seeds: Count = 1
 
 
 @dataclass(frozen=True)
@@ -280,3 +291,14 @@ class RunConfig:
     elimination: tuple[EliminationRound, ...] = ()
     evaluation: Evaluation = field(default_factory=Evaluation)
     workers: Workers = field(default_factory=Workers)
+
+    @property
+    def rounds(self) -> tuple[EliminationRound, ...]:
+        """The elimination, or, where there is none, the measuring again of the best of the search, all of whom stay."""
+        if self.elimination or not self.search.remeasure:
+            return self.elimination
+        evolution = self.evolution
+        again = EliminationRound(
+            self.contenders, self.task, evolution.task_options, evolution.protocol, evolution.more_tasks, self.search.remeasure
+        )
+        return (again,)

@@ -161,8 +161,10 @@ def _run(
                 sameness = Sameness(config.search.sameness)
                 work(_SearchSource(config), config.search.lookahead, same=lambda job: sameness(job.rule))
                 work.drop_others("initial", "evolution")
-                survivors = contenders(study.measurements(), config.contenders)
-                elimination = EliminationSource(survivors, config.elimination, task=config.task, seed=config.seed)
+                survivors = contenders(study.measurements(), config.contenders, config.search.over_tasks)
+                elimination = EliminationSource(
+                    survivors, config.rounds, task=config.task, seed=config.seed, over_tasks=config.search.over_tasks
+                )
                 work(elimination, config.search.lookahead)
                 contestants = [*elimination.survivors, *_baselines(config)]
                 work(_final_evaluation(config, contestants, _final_tasks(config)), config.search.lookahead)
@@ -213,8 +215,8 @@ def leaderboard(out: str | Path, n: int | None = None) -> list[dict[str, Any]]:
         out: its folder, or the URL of its study.
         n: how many; None for all.
     """
-    with read_run(out) as (study, _):
-        return ranked(study.measurements(with_curves=False), n)
+    with read_run(out) as (study, config):
+        return ranked(study.measurements(with_curves=False), n, config.search.over_tasks)
 
 
 def comparisons(out: str | Path) -> list[Comparison]:
@@ -337,7 +339,7 @@ class _Listening:
     def _size(self, stage: str) -> int:
         """Measurements that a stage makes if none fails."""
         config, evaluation = self.config, self.config.evaluation
-        rounds = config.elimination
+        rounds = config.rounds
         finalists = (rounds[-1].keep if rounds else config.contenders) + len(evaluation.baselines)
         tasks = max(1, len(evaluation.tasks))
         search = config.search
@@ -347,7 +349,8 @@ class _Listening:
             "final evaluation": finalists * tasks * (1 + evaluation.seeds),
         }
         entering = [min(config.contenders, search.population + sizes["evolution"]), *(r.keep for r in rounds)]
-        sizes |= {f"eliminate/{number}": size for number, size in enumerate(entering, start=1)}
+        for number, (size, budget) in enumerate(zip(entering, rounds, strict=False), start=1):
+            sizes[f"eliminate/{number}"] = size * budget.seeds
         return sizes[stage]
 
 
@@ -357,7 +360,7 @@ def _write_results(folder: Path, study: Study, config: RunConfig) -> None:
     measurements = study.measurements()
     baselines = set(config.evaluation.baselines)
     evolved = [row for row in compare(measurements) if row.name not in baselines and row.mean is not None]
-    ranking = [row for row in ranked(measurements, 1) if row["fitness"] is not None]
+    ranking = [row for row in ranked(measurements, 1, config.search.over_tasks) if row["fitness"] is not None]
     if evolved:
         task = evolved[0].task  # the run's own comes first
         best = max((row for row in evolved if row.task == task), key=lambda row: row.mean or 0.0)
@@ -366,8 +369,10 @@ def _write_results(folder: Path, study: Study, config: RunConfig) -> None:
         rule, origin = best.rule, "survivor with the best mean test score of the run's final evaluation"
     elif ranking:
         tuned = {name: ranking[0][name] for name in ("learning_rate", "weight_decay")}
-        rule, origin = ranking[0]["rule"], "leader of a search that has no final evaluation yet"
-        scores = {f"{config.task}, surrogate fitness": ranking[0]["fitness"]}
+        rule, again = ranking[0]["rule"], ranking[0]["remeasured"]
+        origin = "leader of a search that has no final evaluation yet"
+        origin += ", by a measurement under a fresh seed" if again is not None else ", not measured again yet"
+        scores = {f"{config.task}, surrogate fitness": ranking[0]["fitness"] if again is None else again}
     else:
         return
     provenance = f"Evolved by optevolve {__version__} on task {config.task} with seed {config.seed}: {origin}."

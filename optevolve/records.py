@@ -127,6 +127,7 @@ class Outcome:
         seconds: wall-clock seconds spent.
         interval: 95 % interval of the fitness (low, high), where the protocol gives one.
         weight_decay: that goes with the learning rate; 0 where none was chosen.
+        task_scores: where the job names several tasks, the score on each, on the scale of the fitness, which is their mean; shape (tasks,).
     """
 
     status: Status
@@ -138,6 +139,7 @@ class Outcome:
     seconds: float = 0.0
     interval: tuple[float, float] | None = None
     weight_decay: float = 0.0
+    task_scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,12 @@ def measure_all(job: Job, measure_one: MeasureOne) -> Outcome:
     half = math.hypot(*halves) / len(scores)
     interval = (fitness - half, fitness + half) if len(halves) == len(scores) else None
     return replace(
-        _spent(outcomes), fitness=fitness, learning_rate=outcomes[0].learning_rate, weight_decay=outcomes[0].weight_decay, interval=interval
+        _spent(outcomes),
+        fitness=fitness,
+        learning_rate=outcomes[0].learning_rate,
+        weight_decay=outcomes[0].weight_decay,
+        interval=interval,
+        task_scores=tuple(scores),
     )
 
 

@@ -21,7 +21,7 @@ outcomes = st.one_of(
 
 @given(st.dictionaries(st.text(max_size=3), outcomes), st.integers(0, 5))
 def test_the_best_are_completed_and_none_left_out_is_better(found: dict[str, Outcome], keep: int) -> None:
-    kept = best(found, keep)
+    kept = best({name: [outcome] for name, outcome in found.items()}, keep)
     completed = [name for name in found if found[name].status is Status.COMPLETED]
     assert len(kept) == len(set(kept)) == min(keep, len(completed))
     assert set(kept) <= set(completed)

@@ -200,8 +200,8 @@ def top(
     from optevolve.report import leaderboard  # not by way of the pipeline, which loads torch: a look at a run takes a blink
     from optevolve.run.folder import read_run
 
-    with read_run(place) as (study, _):
-        rows = leaderboard(study.measurements(with_curves=False))
+    with read_run(place) as (study, config):
+        rows = leaderboard(study.measurements(with_curves=False), over_tasks=config.search.over_tasks)
     if json:
         print_json(rows)
     elif rows:
@@ -253,13 +253,15 @@ def _specs(text: str) -> list[str]:
 
 def _print_leaderboard(rows: list[dict[str, Any]]) -> None:
     decayed = any(row.get("weight_decay") for row in rows)  # most searches leave it at 0
+    again = any(row.get("remeasured") is not None for row in rows)
 
     def cells(row: dict[str, Any]) -> list[Any]:
         decay = [_rate(row["weight_decay"])] if decayed else []
-        return [row["rank"], row["fitness"], _rate(row.get("learning_rate")), *decay, row["status"], row["rule"]]
+        fresh = [row["remeasured"]] if again else []
+        return [row["rank"], row["fitness"], *fresh, _rate(row.get("learning_rate")), *decay, row["status"], row["rule"]]
 
-    columns = ["rank", "fitness", "lr", *(["wd"] if decayed else []), "status", "rule"]
-    print_table(columns, map(cells, rows), right=["rank", "fitness", "lr", "wd"])
+    columns = ["rank", "fitness", *(["again"] if again else []), "lr", *(["wd"] if decayed else []), "status", "rule"]
+    print_table(columns, map(cells, rows), right=["rank", "fitness", "again", "lr", "wd"])
 
 
 def _rate(value: float | None) -> str | None:

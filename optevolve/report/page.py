@@ -103,7 +103,9 @@ def curve_groups(
         yield task, {row.name: runs[task, row.name] for row in rows if runs.get((task, row.name))}
 
 
-def _curves(measurements: Sequence[Measurement], comparisons: Sequence[Comparison], baselines: Sequence[str]) -> list[dict[str, Any]]:
+def _curves(
+    measurements: Sequence[Measurement], comparisons: Sequence[Comparison], baselines: Sequence[str], over_tasks: str
+) -> list[dict[str, Any]]:
     found = []
     for index, (task, groups) in enumerate(curve_groups(measurements, comparisons)):
         evolved = [name for name in groups if name not in baselines]
@@ -122,7 +124,7 @@ def _curves(measurements: Sequence[Measurement], comparisons: Sequence[Compariso
         return found
     # Before the final evaluation, the search's own best rules are all there is to draw.
     search = {m.job.id: m for m in measurements if is_search(m)}
-    best = [search[row["id"]] for row in leaderboard(search.values(), 6) if row["fitness"] is not None]
+    best = [search[row["id"]] for row in leaderboard(measurements, 6, over_tasks) if row["fitness"] is not None]
     groups = {_clip(m.job.id, 60): [c for c in m.outcome.curves if c.purpose == "full" and c.steps] for m in best}
     groups = {name: group for name, group in groups.items() if group}
     if not groups:
@@ -135,7 +137,7 @@ def _curves(measurements: Sequence[Measurement], comparisons: Sequence[Compariso
 def _schedules(config: RunConfig) -> dict[str, tuple[Schedule, int]]:
     """Schedules of the stages that train in full, stages with the same one named together."""
     named = {"initial": config.initial.protocol, "evolution": config.evolution.protocol}
-    named |= {f"eliminate/{i}": r.protocol for i, r in enumerate(config.elimination, start=1)}
+    named |= {f"eliminate/{i}": r.protocol for i, r in enumerate(config.rounds, start=1)}
     named["evaluate"] = config.evaluation.protocol
     grouped: dict[tuple[Schedule, int], list[str]] = {}
     for name, protocol in named.items():
@@ -172,7 +174,7 @@ def render_report(
     """The report as HTML text. Arguments as in `write_report`."""
     baselines = config.evaluation.baselines
     search = [m for m in measurements if is_search(m)]
-    ranked = [row for row in leaderboard(search) if row["fitness"] is not None]
+    ranked = [row for row in leaderboard(measurements, over_tasks=config.search.over_tasks) if row["fitness"] is not None]
     lines = lines_of_descent(search, elitist=config.search.elitist)
     costs = stage_costs(measurements)
     own = [m for m in search if not m.same_as]
@@ -180,8 +182,12 @@ def render_report(
     candidates = [m for m in measurements if m.stage not in {"tune", "evaluate"}]
     found = deaths(candidates)
     measures = {(m.job.task, m.job.protocol) for m in search}
-    best = ranked[0]["fitness"] if ranked else None
-    tiles = [(number(best), "best fitness of the search"), (f"{len(own):,}", "candidates measured")]
+    again = [row["remeasured"] for row in ranked if row["remeasured"] is not None]
+    best = leaderboard(search, 1)[0]["fitness"] if ranked else None
+    tiles = [(number(best), "best fitness of the search")]
+    if again:
+        tiles.append((number(again[0]), "fitness of the leader, measured again"))
+    tiles += [(f"{len(own):,}", "candidates measured")]
     if costs:
         tiles += [
             (f"{costs[-1].steps:,}", "training steps"),
@@ -211,12 +217,13 @@ def render_report(
         leaders=ranked[:LEADERS],
         leaders_open=LEADERS_OPEN,
         leaders_total=len(ranked),
+        remeasured=len(again),
         several_measures=len(measures) > 1,
         particles=config.search.algorithm == "particle",
         elitist=config.search.elitist,
         lines=[_line(line) for line in lines[:PARTICLES]],
         lines_total=len(lines),
-        curves=_curves(measurements, comparisons, baselines),
+        curves=_curves(measurements, comparisons, baselines, config.search.over_tasks),
         decays=_decays(comparisons, ranked[:3], baselines),
         deaths=found,
         reused=costs[-1].reused if costs else 0,

@@ -163,6 +163,9 @@ def opening(config: RunConfig, measurements: Sequence[Measurement], finished: bo
         what += "No candidate has completed the surrogate training yet. "
     else:
         what += f"The best fitness of the search on validation data was {number(best['fitness'])}. "
+        leader = leaderboard(measurements, 1, config.search.over_tasks)[0]
+        if leader["remeasured"] is not None:
+            what += f"Measured again under fresh seeds, the leader has {number(leader['remeasured'])}. "
     if not finished:
         what += "The run is not finished: everything below is as far as it has come."
     return what.strip()

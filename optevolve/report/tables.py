@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from optevolve.config import RunConfig
 from optevolve.records import Measurement, Proposal, Status
+from optevolve.report.remeasured import remeasured
+from optevolve.search.standing import Score, merits
 
 if TYPE_CHECKING:
     from optevolve.evaluate import Comparison
@@ -52,32 +54,47 @@ def _first_of_each(measurements: Iterable[Measurement]) -> list[Measurement]:
     return list(last.values())
 
 
-def leaderboard(measurements: Iterable[Measurement], n: int | None = None) -> list[dict[str, Any]]:
+def leaderboard(measurements: Iterable[Measurement], n: int | None = None, over_tasks: str = "score") -> list[dict[str, Any]]:
     """The best rules of the search, best first.
+
+    The best of many noisy numbers is too high. So rules that were measured again, by the elimination or in its place, come first, those
+    that came furthest before the others and by their fresh fitness alone; then the others by the search's.
 
     A rule measured in several stages is listed once, with its last completed measurement; rules that behaved the same as one measured
     before are listed with that one alone. Rules without a fitness come last, in the order measured.
 
     Args:
-        measurements: of a study, in any stage; those outside the search are passed over.
+        measurements: of a study, in any stage; only rules of the search get rows.
         n: how many rows at most; None for all.
+        over_tasks: how rules measured on several tasks compare within a stage, see `optevolve.search.standing.merits`.
     Returns:
-        JSON-ready rows with `rank` (from 1), `rule`, `fitness` (None unless completed), `status`, `learning_rate`, `weight_decay`, `id`,
-        `stage`, `parent`, `seconds` (wall clock of the measurement) and `reason`.
+        JSON-ready rows with `rank` (from 1), `rule`, `fitness` (in the search; None unless completed), `remeasured` (mean fitness under
+        fresh seeds; None where there is none) and `remeasured_in` (the stage), `status`, `learning_rate`, `weight_decay`, `id`, `stage`,
+        `parent`, `seconds` (wall clock of the measurement) and `reason`.
     """
+    measurements = list(measurements)
+    again, found = remeasured(measurements, over_tasks), _first_of_each(measurements)
+    merit: dict[str, float] = {}
+    for initial in (False, True):
+        scores = {m.job.id: score for m in found if (m.stage == "initial") == initial and (score := Score.of(m.outcome)) is not None}
+        merit |= zip(scores, merits(list(scores.values()), over_tasks), strict=True)
 
-    def standing(m: Measurement) -> tuple[bool, bool, float]:
-        fitness = fitness_of(m)
+    def standing(m: Measurement) -> tuple[int, float, bool, bool, float]:
+        fresh, fitness = again.get(m.job.rule), fitness_of(m)
+        first = (0, 0.0) if fresh is None else (-fresh.round, -fresh.merit)
         # A fitness that is not a number orders with nothing; it stands below every number. The initial population is measured on an easier
         # task than the evolution, so its fitnesses stand below those of the evolution.
-        return (True, False, 0.0) if fitness is None or fitness != fitness else (False, m.stage == "initial", -fitness)
+        unknown = fitness is None or fitness != fitness
+        return (*first, True, False, 0.0) if unknown else (*first, False, m.stage == "initial", -merit[m.job.id])
 
-    best = sorted(_first_of_each(measurements), key=standing)[:n]
+    best = sorted(found, key=standing)[:n]
     return [
         {
             "rank": rank,
             "rule": m.job.rule,
             "fitness": fitness_of(m),
+            "remeasured": again[m.job.rule].fitness if m.job.rule in again else None,
+            "remeasured_in": again[m.job.rule].stage if m.job.rule in again else "",
             "status": m.outcome.status.value,
             "learning_rate": m.outcome.learning_rate,
             "weight_decay": m.outcome.weight_decay,

@@ -11,7 +11,8 @@ import numpy as np
 
 from optevolve.config import Search
 from optevolve.errors import ConfigError
-from optevolve.records import Outcome, Proposal, Status
+from optevolve.records import Outcome, Proposal
+from optevolve.search.standing import Score, merits
 from optevolve.space.genome import Genome
 from optevolve.space.grammar import Grammar
 from optevolve.space.mutate import mutate
@@ -83,7 +84,7 @@ class Evolution:
         self.seed = seed
         self.queue: deque[Callable[[], Proposal]] = deque()
         self.open: dict[str, Proposal] = {}
-        self.population: dict[str, tuple[Proposal, float | None]] = {}
+        self.population: dict[str, tuple[Proposal, Score | None]] = {}
         self.seen: set[str] = set()
         for number in range(search.population):
             self.queue.append(partial(self.random_proposal, f"initial/{number:04d}", (0, number), "initial"))
@@ -103,11 +104,11 @@ class Evolution:
             KeyError: if the proposal was never asked for, or was told before.
         """
         proposal = self.open.pop(proposal_id)
-        fitness = outcome.fitness if outcome.status is Status.COMPLETED else None
+        score = Score.of(outcome)
         if proposal.stage != "initial":
-            self._settle(proposal, fitness)
+            self._settle(proposal, score)
             return
-        self.population[proposal_id] = (proposal, fitness)
+        self.population[proposal_id] = (proposal, score)
         if len(self.population) == self.search.population:
             self._found(self._best_of_population())
 
@@ -123,14 +124,15 @@ class Evolution:
         return search.population + search.particles * (1 + search.timesteps * search.children)
 
     def _best_of_population(self) -> list[Proposal]:
-        measured = [(proposal, fitness) for _, (proposal, fitness) in sorted(self.population.items()) if fitness is not None]
-        measured.sort(key=lambda pair: -pair[1])
-        return [proposal for proposal, _ in measured[: self.search.particles]]
+        measured = [(proposal, score) for _, (proposal, score) in sorted(self.population.items()) if score is not None]
+        merit = merits([score for _, score in measured], self.search.over_tasks)
+        best = sorted(range(len(measured)), key=lambda place: -merit[place])
+        return [measured[place][0] for place in best[: self.search.particles]]
 
     def _found(self, best: list[Proposal]) -> None:
         raise NotImplementedError
 
-    def _settle(self, proposal: Proposal, fitness: float | None) -> None:
+    def _settle(self, proposal: Proposal, score: Score | None) -> None:
         raise NotImplementedError
 
     def rng(self, key: tuple[int, ...]) -> np.random.Generator:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from optevolve.records import Outcome, Proposal
+from optevolve.records import Proposal
 from optevolve.search.base import Evolution, ready
-from optevolve.search.ties import Scores, leading, tied
+from optevolve.search.standing import Score, merits
+from optevolve.search.ties import Scores, by_rank, leading, tied
 
 __all__ = ["ParticleSearch"]
 
@@ -17,12 +18,12 @@ __all__ = ["ParticleSearch"]
 class _Particle:
     number: int
     position: Proposal
-    fitness: float | None = None
+    score: Score | None = None
     timestep: int = 0
     seen: set[str] = field(default_factory=set)
-    children: dict[int, tuple[Proposal, float | None]] = field(default_factory=dict)  # settled children of the timestep
+    children: dict[int, Proposal] = field(default_factory=dict)  # settled children of the timestep
     redraws: dict[int, int] = field(default_factory=dict)
-    scores: dict[int, Scores] = field(default_factory=dict)  # of the children that completed, when ties are settled by more seeds
+    scores: dict[int, Scores] = field(default_factory=dict)  # of the children that completed
     awaited: set[int] = field(default_factory=set)  # children being measured under another seed
     round: int = 0  # seeds beyond the first so far
 
@@ -34,14 +35,10 @@ class ParticleSearch(Evolution):
 
     With `tie_seeds`, the children whose interval overlaps the best one's are measured under another seed, the same for all, until one is
     clearly best or the seeds are spent; then the best mean wins. A child that fails under another seed is out.
+
+    Over several tasks, `over_tasks` says whether children compare by fitness or by their mean rank among the children.
     """
 
-    def tell(self, proposal_id: str, outcome: Outcome) -> None:
-        """See `Algorithm.tell`."""
-        self._interval = outcome.interval
-        super().tell(proposal_id, outcome)
-
-    _interval: tuple[float, float] | None = None  # of the outcome being told
     _again: set[str]  # ids of proposals that are measured under another seed
 
     def _found(self, best: list[Proposal]) -> None:
@@ -78,31 +75,31 @@ class ParticleSearch(Evolution):
         parent, timestep = particle.position, particle.timestep
         return lambda: self.mutated_proposal(place, key, parent, timestep, particle.number, particle.seen)
 
-    def _settle(self, proposal: Proposal, fitness: float | None) -> None:
+    def _settle(self, proposal: Proposal, score: Score | None) -> None:
         particle = self.particles[proposal.particle]
         if proposal.timestep == 0:
             if particle.timestep == 1:  # later, the position is a child's
-                particle.fitness = fitness
+                particle.score = score
             return
         child = int(proposal.id.split("/c")[1].split("/")[0])
         if proposal.id in self._again:
-            self._settle_again(particle, child, fitness)
+            self._settle_again(particle, child, score)
             return
-        if fitness is None and particle.redraws[child] < self.search.redraws:
+        if score is None and particle.redraws[child] < self.search.redraws:
             particle.redraws[child] += 1
             self.queue.appendleft(self._child(particle, child))
             return
-        particle.children[child] = (proposal, fitness)
-        if fitness is not None:
-            particle.scores[child] = Scores([fitness], self._interval)
+        particle.children[child] = proposal
+        if score is not None:
+            particle.scores[child] = Scores.first(score)
         if len(particle.children) == self.search.children:
             self._move(particle)
 
-    def _settle_again(self, particle: _Particle, child: int, fitness: float | None) -> None:
-        if fitness is None:
+    def _settle_again(self, particle: _Particle, child: int, score: Score | None) -> None:
+        if score is None:
             del particle.scores[child]
         else:
-            particle.scores[child].values.append(fitness)
+            particle.scores[child].add(score)
         particle.awaited.remove(child)
         if not particle.awaited:
             self._move(particle)
@@ -111,21 +108,32 @@ class ParticleSearch(Evolution):
         """Asks for another seed of the children that are as good as the best, as far as can be told; whether there are any."""
         if particle.round == self.search.tie_seeds:
             return False
-        particle.awaited = tied(particle.scores)
+        particle.awaited = tied(self._compared(particle))
         particle.round += bool(particle.awaited)
         for child in sorted(particle.awaited, reverse=True):
-            first, _ = particle.children[child]
+            first = particle.children[child]
             again = replace(first, id=f"{first.id}/seed-{particle.round}", mutation="another seed", rejected=())
             self._again.add(again.id)
             self.queue.appendleft(partial(ready, again))
         return bool(particle.awaited)
 
+    def _compared(self, particle: _Particle) -> dict[int, Scores]:
+        return by_rank(particle.scores) if self.search.over_tasks == "rank" else leading(particle.scores)
+
     def _move(self, particle: _Particle) -> None:
         if self._measure_again(particle):
             return
-        alive = [(score.mean, -child, particle.children[child][0]) for child, score in leading(particle.scores).items()]
+        alive = self._compared(particle)
         if alive:
-            fitness, _, best = max(alive, key=lambda item: item[:2])
-            if not (self.search.elitist and particle.fitness is not None and particle.fitness >= fitness):
-                particle.position, particle.fitness = best, fitness
+            best = max(alive, key=lambda child: (alive[child].mean, -child))
+            score = particle.scores[best].overall
+            if not (self.search.elitist and self._keeps(particle.score, score)):
+                particle.position, particle.score = particle.children[best], score
         self._next_timestep(particle)
+
+    def _keeps(self, parent: Score | None, child: Score) -> bool:
+        """Whether the parent is at least as good as the best child."""
+        if parent is None:
+            return False
+        own, other = merits([parent, child], self.search.over_tasks)
+        return own >= other

@@ -6,6 +6,7 @@ from functools import partial
 
 from optevolve.records import Proposal
 from optevolve.search.base import Evolution, ready
+from optevolve.search.standing import Score
 
 __all__ = ["RandomSearch"]
 
@@ -20,5 +21,5 @@ class RandomSearch(Evolution):
         for number in range(self.search.particles * self.search.timesteps * self.search.children):
             self.queue.append(partial(self.random_proposal, f"random/{number:05d}", (2, number), "evolution"))
 
-    def _settle(self, proposal: Proposal, fitness: float | None) -> None:
-        """Nothing follows from a random rule's fitness."""
+    def _settle(self, proposal: Proposal, score: Score | None) -> None:
+        """Nothing follows from a random rule's score."""

@@ -7,6 +7,7 @@ from functools import partial
 
 from optevolve.records import Proposal
 from optevolve.search.base import Evolution, ready
+from optevolve.search.standing import Score, merits
 
 __all__ = ["RegularizedEvolution"]
 
@@ -17,7 +18,7 @@ class RegularizedEvolution(Evolution):
     """
 
     def _found(self, best: list[Proposal]) -> None:
-        self.members: deque[tuple[Proposal, float]] = deque()
+        self.members: deque[tuple[Proposal, Score]] = deque()
         self.cycles = len(best) * self.search.timesteps * self.search.children
         self.cycle = 0
         self.founders = len(best)
@@ -41,13 +42,15 @@ class RegularizedEvolution(Evolution):
 
     def _cycle(self, number: int) -> Proposal:
         picks = self.rng((3, number, 0)).integers(len(self.members), size=self.search.tournament)
-        parent, _ = max((self.members[i] for i in picks), key=lambda member: member[1])
+        drawn = [self.members[i] for i in dict.fromkeys(picks.tolist())]
+        merit = merits([score for _, score in drawn], self.search.over_tasks)
+        parent, _ = drawn[max(range(len(drawn)), key=merit.__getitem__)]
         return self.mutated_proposal(f"cycle/{number:05d}", (3, number, 1), parent, number + 1, -1, self.seen)
 
-    def _settle(self, proposal: Proposal, fitness: float | None) -> None:
+    def _settle(self, proposal: Proposal, score: Score | None) -> None:
         founder = proposal.id.startswith("founder")
         self.founders -= founder
-        if fitness is not None:
-            self.members.append((proposal, fitness))
+        if score is not None:
+            self.members.append((proposal, score))
             if not founder:
                 self.members.popleft()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-__all__ = ["Scores", "leading", "seed_number", "tied"]
+from optevolve.search.standing import Score, merits
+
+__all__ = ["Scores", "by_rank", "leading", "seed_number", "tied"]
 
 # Two-sided 95 % quantiles of Student's t for 1, 2, … degrees of freedom; beyond them the normal one is close.
 _QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -17,12 +19,29 @@ class Scores:
     """What a child scored.
 
     Attributes:
-        values: fitness under the first seed, then under each other one.
-        interval: 95 % interval of the first, where the protocol gives one.
+        values: fitness under the first seed, then under each other one; of `by_rank`, minus the mean rank.
+        interval: 95 % interval of the first fitness, where the protocol gives one.
+        tasks: scores on several tasks under each seed, shape (seeds, tasks).
     """
 
     values: list[float]
     interval: tuple[float, float] | None = None
+    tasks: list[tuple[float, ...]] = field(default_factory=list)
+
+    @classmethod
+    def first(cls, score: Score) -> Scores:
+        """Of one seed."""
+        return cls([score.fitness], score.interval, [score.tasks])
+
+    def add(self, score: Score) -> None:
+        """Takes what another seed gave."""
+        self.values.append(score.fitness)
+        self.tasks.append(score.tasks)
+
+    @property
+    def overall(self) -> Score:
+        """Means over the seeds."""
+        return Score(self.mean, tuple(sum(column) / len(column) for column in zip(*self.tasks, strict=True)))
 
     @property
     def mean(self) -> float:
@@ -36,11 +55,23 @@ def leading(scores: Mapping[int, Scores]) -> dict[int, Scores]:
     return {child: score for child, score in scores.items() if len(score.values) == most}
 
 
+def by_rank(scores: Mapping[int, Scores]) -> dict[int, Scores]:
+    """Those with most seeds, with minus the mean rank over the tasks among them under each seed in place of the fitness."""
+    running = leading(scores)
+    seeds = max((len(score.values) for score in running.values()), default=0)
+    ranked = [merits([Score(s.values[k], s.tasks[k]) for s in running.values()], "rank") for k in range(seeds)]
+    return {
+        child: Scores([merit[place] for merit in ranked], score.interval, score.tasks)
+        for place, (child, score) in enumerate(running.items())
+    }  # fmt: skip
+
+
 def tied(scores: Mapping[int, Scores]) -> set[int]:
     """The best child and those that may be as good; empty if the best stands alone.
 
     With one seed each, the intervals that the protocol gives decide: those that overlap are tied, and one without an interval is tied with
-    everything. With more, the 95 % interval of the mean paired difference to the best decides (Student's t): it holds 0 or it does not.
+    everything; a fitness clearly below the best one's is then no tie, whatever decides which is best. With more, the 95 % interval of the
+    mean paired difference to the best decides (Student's t): it holds 0 or it does not.
     A child that dropped out of an earlier tie, and so has fewer seeds than the best, has lost.
     """
     running = leading(scores)

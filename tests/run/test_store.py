@@ -69,6 +69,7 @@ def measurements(draw: st.DrawFn, ident: str) -> Measurement:
         draw(numbers),
         interval=draw(st.none() | st.tuples(numbers, numbers)),
         weight_decay=draw(numbers),
+        task_scores=tuple(draw(st.lists(numbers, max_size=3))),
     )
     rejected = st.lists(st.tuples(texts, texts), max_size=3).map(tuple)
     proposal = st.builds(Proposal, st.just(ident), texts, texts, parent=texts, particle=st.integers(-1, 99), rejected=rejected)

@@ -50,6 +50,7 @@ def test_an_older_schema_is_migrated_on_opening_and_keeps_everything(store: str)
         assert study.outcome("b").steps == 2**40
     assert found.job == Job("a", "g", "digits", Protocol(trial_steps=7, schedule=Schedule(warmup=3)), 9)
     assert found.outcome.steps == 2_000_000_000
+    assert found.outcome.task_scores == ()
     assert (found.outcome.weight_decay, found.outcome.curves[0].weight_decay) == (0.0, 0.0)
     assert found.outcome.curves[0].score == (math.inf,)
     assert found.proposal.rejected == (("g*g", "does not descend"),)

@@ -102,6 +102,7 @@ evaluations = Table(
     Column("interval_high", Float),
     Column("learning_rate", Float),
     Column("weight_decay", Float, nullable=False, server_default="0"),
+    Column("task_scores", JSON, nullable=False, server_default="[]"),  # of several tasks; empty with one
     Column("steps", BigInteger().with_variant(Integer, "sqlite"), nullable=False),
     Column("seconds", Float, nullable=False),
     Column("same_as", Text, nullable=False),
