@@ -154,6 +154,9 @@ def _run(
     """The method, stage by stage."""
     with open_run(folder, config, **opening) as (study, config):
         if study.finished:
+            if not _reported(study):
+                _write_results(folder, study, config)
+                study.note("reported")
             return Result(folder, found_finished=True)
         with _session(config, study, workers, progress, folder, callbacks) as work:
             try:
@@ -172,7 +175,14 @@ def _run(
                 study.finish()
             finally:
                 _write_results(folder, study, config)
+        study.note("reported")
     return Result(folder)
+
+
+def _reported(study: Study) -> bool:
+    """Whether a finished run has its report; it has not if it was killed between the two."""
+    last = next((event.kind for event in reversed(study.events()) if event.kind in ("reported", "extended")), "")
+    return last == "reported"
 
 
 def evaluate(

@@ -13,6 +13,7 @@ from optevolve.records import Job
 from optevolve.run.driver import Happening, Runner, Source, drive
 from optevolve.run.local import LocalRunner
 from optevolve.run.ray import RayRunner
+from optevolve.run.sharing import data_of
 from optevolve.run.store import Study, driver_name
 from optevolve.run.watch import Callback, Journal, Watch
 from optevolve.run.worker import Measure
@@ -95,6 +96,7 @@ def make_runner(measure: Measure, workers: Workers, number: int | None) -> Local
         retries=workers.retries,
         time_limit=workers.time_limit,
         memory_limit=memory,
+        share=data_of,
     )
 
 

@@ -6,6 +6,7 @@ A callback is any object with the three methods of `Callback`. `optevolve.run.me
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -127,6 +128,8 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a", encoding="utf-8")
+            if self._file.tell() and not _ends_a_line(path):
+                self._file.write("\n")  # the last sitting was killed in the middle of one
         except OSError as error:
             raise self._error(error) from error
 
@@ -168,3 +171,9 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"

@@ -66,6 +66,9 @@ def poisoned(job: Job) -> Outcome:
         return Outcome(Status.COMPLETED, 0.5, reason=lambda: None)  # type: ignore[arg-type]
     if word == "lock":  # which not even cloudpickle takes
         return Outcome(Status.COMPLETED, 0.5, reason=threading.Lock())  # type: ignore[arg-type]
+    if word == "process":
+        time.sleep(float(rest))
+        return Outcome(Status.COMPLETED, 0.5, reason=str(os.getpid()))
     if word == "environment":
         return Outcome(Status.COMPLETED, 0.5, reason=" ".join(f"{name}={os.environ.get(name, '')}" for name in rest.split()))
     return synthetic(job)

@@ -108,7 +108,7 @@ def test_two_hundred_measurements_one_in_five_on_a_poisoned_task_give_the_same_h
     with Study.create(tmp_path / "healthy.db", "x") as study:
         drive(without, SerialRunner(surrogate.measure), study, lookahead=4)
     mixed = List(jobs)
-    with Study.create(tmp_path / "mixed.db", "x") as study, LocalRunner(2, surrogate.measure, memory_limit=2**31) as runner:
+    with Study.create(tmp_path / "mixed.db", "x") as study, LocalRunner(2, surrogate.measure, time_limit=600, memory_limit=2**31) as runner:
         drive(mixed, runner, study, lookahead=4)
     assert {without.told[each.id].status for each in healthy} <= {Status.COMPLETED, Status.STOPPED}
     for each in jobs:

@@ -103,6 +103,17 @@ def test_a_session_is_logged_line_by_line_with_its_end(tmp_path: Path) -> None:
     assert all(line["time"].endswith("+00:00") for line in lines)
 
 
+def test_a_line_that_was_cut_off_stays_alone(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"event": "start"}\n{"event": "meas', encoding="utf-8")
+    for _ in range(2):
+        with Journal(log) as journal:
+            journal.write("start")
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 4
+    assert [json.loads(line)["event"] for line in (lines[0], *lines[2:])] == ["start"] * 3
+
+
 def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StudyError, match="Cannot write the log"):

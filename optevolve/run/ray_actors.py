@@ -1,0 +1,172 @@
+"""How jobs are handed to a Ray cluster: one task each, or to long-lived actors, for GPUs. `optevolve.run.ray` decides what ends mean.
+
+An actor keeps what a new process would have to make again for every job: its CUDA context, compiled kernels and the data. Jobs go only
+to actors that are there, so that none waits for a node that has left while another actor has nothing to do.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from optevolve.errors import ConfigError
+
+__all__ = ["Actors", "Ended", "Hands", "Tasks"]
+
+J = TypeVar("J")
+_BREAKS = 5  # times in a row that actors may end before they are ready until they are given up
+
+
+class Ended(NamedTuple, Generic[J]):
+    """A job that ended.
+
+    Attributes:
+        job: as it was started.
+        found: what came back; None if an error did.
+        error: Ray's, if the job or its worker was lost.
+    """
+
+    job: J
+    found: Any
+    error: Exception | None
+
+
+class Hands(Protocol[J]):
+    """What takes jobs to the cluster and brings back their ends."""
+
+    def start(self, job: J, arguments: tuple[Any, ...]) -> None:
+        """Takes a job; it waits where there is no room."""
+
+    def wait(self, timeout: float) -> list[Ended[J]]:
+        """Jobs that ended, after at most `timeout` seconds."""
+
+    def close(self) -> None:
+        """Ends everything at hand."""
+
+
+class Tasks(Generic[J]):
+    """A Ray task for each job."""
+
+    def __init__(self, ray: Any, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        self._ray = ray
+        self._remote = ray.remote(max_retries=0, **options)(function)
+        self._running: dict[Any, J] = {}
+
+    def start(self, job: J, arguments: tuple[Any, ...]) -> None:
+        """See `Hands`."""
+        self._running[self._remote.remote(*arguments)] = job
+
+    def wait(self, timeout: float) -> list[Ended[J]]:
+        """See `Hands`."""
+        return [_ended(self._ray, self._running.pop(reference), reference) for reference in _done(self._ray, list(self._running), timeout)]
+
+    def close(self) -> None:
+        """See `Hands`."""
+        for reference in self._running:
+            self._ray.cancel(reference, force=True)
+        self._running.clear()
+
+
+class Actors(Generic[J]):
+    """Actors that take one job at a time, as many as there is room for and jobs to do; one that is lost is replaced.
+
+    Args:
+        ray: the module.
+        kind: class of the actors. `ready()` returns when one may be used; `measure(*arguments)` gives what came of a job, and whether the
+            actor may take another.
+        options: of the actors, such as num_gpus.
+        room: how many the cluster has room for now.
+    """
+
+    def __init__(self, ray: Any, kind: type, options: dict[str, Any], room: Callable[[], int]) -> None:
+        self._ray, self._room = ray, room
+        self._kind = ray.remote(max_restarts=0, max_task_retries=0, **options)(kind)
+        self._waiting: deque[tuple[J, tuple[Any, ...]]] = deque()
+        self._starting: dict[Any, Any] = {}  # reference of readiness → actor
+        self._idle: list[Any] = []
+        self._busy: dict[Any, tuple[Any, J]] = {}  # reference of the job → actor
+        self._breaks = 0
+
+    def start(self, job: J, arguments: tuple[Any, ...]) -> None:
+        """See `Hands`."""
+        self._waiting.append((job, arguments))
+        self._assign()
+
+    def _assign(self) -> None:
+        while self._waiting and self._idle:
+            actor = self._idle.pop()
+            job, arguments = self._waiting.popleft()
+            self._busy[actor.measure.remote(*arguments)] = (actor, job)
+        more = self._room() - len(self._idle) - len(self._starting) - len(self._busy)
+        for _ in range(min(more, len(self._waiting) - len(self._starting))):
+            actor = self._kind.remote()
+            self._starting[actor.ready.remote()] = actor
+        for _ in range(-more):  # nodes have left: whoever waits for one, or holds what another waits for, goes
+            if self._starting and (self._idle or self._busy):
+                self._end(self._starting.popitem()[1])
+            elif self._idle:
+                self._end(self._idle.pop())
+
+    def wait(self, timeout: float) -> list[Ended[J]]:
+        """See `Hands`.
+
+        Raises:
+            ConfigError: if actors end again and again before they are ready.
+        """
+        ended = []
+        for reference in _done(self._ray, [*self._busy, *self._starting], timeout):
+            if reference in self._starting:
+                self._greet(reference, self._starting.pop(reference))
+                continue
+            actor, job = self._busy.pop(reference)
+            _, pair, error = _ended(self._ray, job, reference)
+            found, sound = pair if error is None else (None, isinstance(error, self._ray.exceptions.RayTaskError))
+            ended.append(Ended(job, found, error))
+            if sound:
+                self._idle.append(actor)
+            else:
+                self._end(actor)
+        self._assign()
+        return ended
+
+    def _greet(self, reference: Any, actor: Any) -> None:
+        try:
+            self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            self._breaks += 1
+            if self._breaks >= _BREAKS:
+                raise ConfigError(
+                    f"Workers on the cluster ended {self._breaks} times in a row before they were ready; the last one: "
+                    f"{str(error).strip()[-500:]} Look into Ray's logs of that node, or leave workers.gpus at 0."
+                ) from error
+        else:
+            self._breaks = 0
+            self._idle.append(actor)
+
+    def _end(self, actor: Any) -> None:
+        self._ray.kill(actor)
+
+    def close(self) -> None:
+        """See `Hands`."""
+        for actor in [*self._idle, *self._starting.values(), *(actor for actor, _ in self._busy.values())]:
+            self._end(actor)
+        self._waiting.clear()
+        self._starting.clear()
+        self._idle.clear()
+        self._busy.clear()
+
+
+def _done(ray: Any, references: list[Any], timeout: float) -> list[Any]:
+    """Those that are over: waits for the first, then takes all there are."""
+    if not references or not ray.wait(references, num_returns=1, timeout=timeout)[0]:
+        return []
+    found: list[Any] = ray.wait(references, num_returns=len(references), timeout=0)[0]
+    return found
+
+
+def _ended(ray: Any, job: J, reference: Any) -> Ended[J]:
+    try:
+        return Ended(job, ray.get(reference), None)
+    except ray.exceptions.RayError as error:
+        return Ended(job, None, error)
