@@ -11,7 +11,7 @@ The method (arXiv 2404.06679), stage by stage, and where each lives:
 7. `optevolve.eliminate`: the best rules are measured anew with rising budgets.
 8. `optevolve.evaluate`: what is left meets tuned baselines on test data that no earlier stage has seen.
 9. `optevolve.run`, `optevolve.report`: workers, the study's store, and the report.
-10. `optevolve.pipeline`: all of it; `optevolve.cli`: the same from a terminal.
+10. `optevolve.pipeline`: all of it; `optevolve.comparison`: any rules compared; `optevolve.cli`: the same from a terminal.
 
 Names below are loaded on first use, so that `import optevolve` and the space load neither torch nor the database.
 """
@@ -25,11 +25,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optevolve.compile import build, export
+    from optevolve.comparison import compare
+    from optevolve.compile import export
     from optevolve.config import RunConfig
     from optevolve.config_text import load_config, preset
     from optevolve.errors import OptevolveError
     from optevolve.integrity import check_integrity, trajectory
+    from optevolve.optim import build
     from optevolve.pipeline import Result, resume
     from optevolve.space import UpdateRule, decay_values, parse
     from optevolve.space.explain import explain
@@ -56,6 +58,7 @@ __all__ = [
     "__version__",
     "build",
     "check_integrity",
+    "compare",
     "decay_values",
     "describe",
     "evaluate",
@@ -86,8 +89,9 @@ _HOMES = {
     "RunConfig": "optevolve.config",
     "Task": "optevolve.tasks",
     "UpdateRule": "optevolve.space",
-    "build": "optevolve.compile",
+    "build": "optevolve.optim",
     "check_integrity": "optevolve.integrity",
+    "compare": "optevolve.comparison",
     "decay_values": "optevolve.space",
     "describe": "optevolve.space.show",
     "explain": "optevolve.space.explain",

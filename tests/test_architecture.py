@@ -32,7 +32,7 @@ LAYERS: list[set[str]] = [
     {"config_text"},
     {"run", "report", "progress"},
     {"pipeline"},
-    {"calibrate"},
+    {"calibrate", "comparison"},
     {"cli"},
 ]
 # Siblings of a row that one may import all the same, each with the reason.

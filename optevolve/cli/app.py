@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from optevolve import __version__
-from optevolve.cli import calibrate, catalogue, rules, runs
+from optevolve.cli import calibrate, catalogue, compare, rules, runs
 from optevolve.cli.terminal import error_line
 from optevolve.errors import OptevolveError
 
@@ -28,6 +28,7 @@ app.command("search", rich_help_panel="Runs")(runs.search)
 app.command("resume", rich_help_panel="Runs")(runs.resume)
 app.command("top", rich_help_panel="Runs")(runs.top)
 app.command("evaluate", rich_help_panel="Runs")(runs.evaluate)
+app.command("compare", rich_help_panel="Runs")(compare.compare)
 app.command("calibrate", rich_help_panel="Runs")(calibrate.calibrate)
 app.command("report", rich_help_panel="Runs")(runs.report)
 app.command("show", rich_help_panel="Rules")(rules.show)
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _with_rules_apart(arguments: list[str]) -> list[str]:
     """Moves a rule that begins with a minus, such as "-momentum: g", behind "--", lest it be taken for options."""
-    if not arguments or arguments[0] not in {"show", "export"} or "--" in arguments:
+    if not arguments or arguments[0] not in {"show", "export", "compare"} or "--" in arguments:
         return arguments
-    rules = [text for text in arguments if text[:1] == "-" and text[:2] != "--" and text not in {"-", "-o", "-f", "-h"}]
+    rules = [text for text in arguments if text[:1] == "-" and text[:2] != "--" and text not in {"-", "-o", "-f", "-h", "-t", "-s", "-w"}]
     return [text for text in arguments if text not in rules] + (["--", *rules] if rules else [])

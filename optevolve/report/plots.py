@@ -89,7 +89,12 @@ def comparison(rows: Sequence[Comparison], reference: str, baselines: Sequence[s
     """A task's final scores: each seed a faint dot, the mean with its interval, and a line at the reference's mean."""
     shown = [row for row in rows if row.scores]
     figure = new_figure(9, 0.9 + 0.38 * max(len(shown), 1))
-    axes = figure.subplots()
+    draw_scores(figure.subplots(), shown, reference, baselines)
+    return figure
+
+
+def draw_scores(axes: Axes, shown: Sequence[Comparison], reference: str, baselines: Sequence[str]) -> None:
+    """Draws what `comparison` shows; every row has scores."""
     for place, row in enumerate(shown):
         colour = INK if row.name == reference else MUTED if row.name in baselines else SERIES[0]
         axes.scatter(row.scores, [place + 0.22] * len(row.scores), s=20, color=colour, alpha=0.5, linewidths=0)
@@ -105,7 +110,6 @@ def comparison(rows: Sequence[Comparison], reference: str, baselines: Sequence[s
     tidy(axes, x="score on the test split", grid="x")
     for label, row in zip(axes.get_yticklabels(), shown, strict=True):
         label.set_color(MUTED if row.name in baselines and row.name != reference else INK)
-    return figure
 
 
 def _number(value: float | None) -> float | None:

@@ -1,0 +1,188 @@
+"""Rules compared on tasks: tuned alike, trained under paired seeds, judged on test data at the end of training.
+
+What `optevolve.evaluate` does with the survivors of a search, for any rules: see there for how they are tuned and tested. Everything is
+kept in the folder's study, so that a comparison goes on where it stopped, and grows by rules, tasks and seeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from optevolve import surrogate
+from optevolve.config import FAST, Evaluation, Protocol, RunConfig
+from optevolve.config_text import apply_settings, difference, to_toml
+from optevolve.eliminate import Contestant
+from optevolve.errors import ConfigError, StudyError
+from optevolve.evaluate import Comparison, EvaluationSource
+from optevolve.evaluate import compare as table_of
+from optevolve.progress import Listener
+from optevolve.records import Measurement
+from optevolve.report.contest import write_plot
+from optevolve.run.driver import Happening
+from optevolve.run.folder import config_of, write_text
+from optevolve.run.session import session
+from optevolve.run.store import Study
+from optevolve.space import UpdateRule, parse
+from optevolve.tasks import check_task, load, spec_of
+from optevolve.zoo import ZOO, rule_or_name
+
+__all__ = ["PROTOCOLS", "WEIGHT_DECAYS", "compare", "name_of"]
+
+WEIGHT_DECAYS = (0.0, 1e-3, 1e-2, 1e-1)
+PROTOCOLS = {
+    "paper": Protocol(judge="last", weight_decays=WEIGHT_DECAYS),
+    "fast": replace(FAST, weight_decays=WEIGHT_DECAYS),
+}
+_LOOKAHEAD = 32
+
+
+def compare(
+    rules: Sequence[UpdateRule | str] | Mapping[str, UpdateRule | str],
+    tasks: Sequence[str] | str,
+    out: str | Path,
+    *,
+    protocol: str = "fast",
+    settings: Sequence[str] = (),
+    against: str = "",
+    seeds: int = 5,
+    seed: int = 0,
+    data: str | Path | None = None,
+    workers: int | None = None,
+    progress: Listener | None = None,
+) -> list[Comparison]:
+    """Compares rules on tasks and writes study.db, comparison.json and comparison.png into a folder; goes on where it stopped.
+
+    The same folder takes further rules, tasks and seeds later; its protocol and seed stay.
+
+    Args:
+        rules: names of the zoo, texts in the native or the paper's notation, or rules; a mapping gives them names of its own.
+        tasks: task specs.
+        out: the folder.
+        protocol: "paper" or "fast", both judged at the end of training, with the weight decays 0, 0.001, 0.01 and 0.1.
+        settings: changes to it, "full_steps=2000", "weight_decays=[0.0]".
+        against: name of the rule that the others are tested against; one of the zoo is added to `rules` if it is not there; empty for
+            the first.
+        seeds: paired runs per rule and task, at least 1; from 2 on there are intervals and p-values.
+        seed: of everything random.
+        data: folder of data sets.
+        workers: processes; None for one per core.
+        progress: a listener such as `optevolve.progress.Progress`.
+    Returns:
+        All that the folder holds so far, each task's rules best first.
+    Raises:
+        OptevolveError: for anything that the caller can mend.
+    """
+    if protocol not in PROTOCOLS or seeds < 1:
+        raise ConfigError(f"Expected protocol paper or fast, and at least 1 seed, got {protocol!r} and {seeds}.")
+    specs = [spec_of(task) for task in ([tasks] if isinstance(tasks, str) else tasks)]
+    if not specs:
+        raise ConfigError("Expected at least one task, got none. See 'optevolve tasks'.")
+    contestants, reference = _contestants(rules, against)
+    config = RunConfig(seed=seed, evaluation=Evaluation(baselines=(), protocol=PROTOCOLS[protocol]))
+    config = apply_settings(config, [f"evaluation.protocol.{setting}" for setting in settings])
+    if data is not None:
+        os.environ["OPTEVOLVE_DATA"] = str(Path(data).resolve())
+    for spec in specs:
+        check_task(load(spec))
+    folder = Path(out)
+    place = folder / "study.db"
+    source = EvaluationSource(contestants, specs, config.evaluation.protocol, seeds=seeds, seed=seed)
+    listeners = [] if progress is None else [_Listening(progress, len(contestants) * len(set(specs)) * (1 + seeds))]
+    with Study.open(place) if place.exists() else Study.create(place, to_toml(config)) as study:
+        _refuse_another(folder, config_of(study), config)
+        try:
+            with session(study, surrogate.measure, config.workers, workers, folder, listeners=listeners) as work:
+                work(source, _LOOKAHEAD)
+            study.finish()
+        finally:
+            if progress is not None:
+                progress.on_end()
+            found = _write(folder, study, config, reference)
+    return found
+
+
+def name_of(rule: UpdateRule | str) -> str:
+    """The name under which a rule without one is compared: the zoo's, else one made from its native notation."""
+    if isinstance(rule, str):
+        if (name := rule.strip().lower()) in ZOO:
+            return name
+        rule = rule_or_name(rule)
+    return "rule-" + hashlib.sha256(str(rule).encode()).hexdigest()[:6]
+
+
+def _contestants(rules: Sequence[UpdateRule | str] | Mapping[str, UpdateRule | str], against: str) -> tuple[list[Contestant], str]:
+    """Who is compared, each once, and the name of the reference."""
+    if isinstance(rules, str):
+        raise ConfigError(f"Expected a list of rules, got the text {rules!r}. Write [{rules!r}].")
+    given = list(rules.items()) if isinstance(rules, Mapping) else [(name_of(rule), rule) for rule in rules]
+    if not given:
+        raise ConfigError("Expected at least one rule, got none. See 'optevolve zoo'.")
+    named = {name: rule_or_name(rule) if isinstance(rule, str) else rule for name, rule in given}
+    if wrong := [name for name in named if not name or "/" in name]:
+        raise ConfigError(f"Expected names without '/' and not empty, got {wrong[0]!r}.")
+    reference = against or next(iter(named))
+    if reference not in named:
+        if reference not in ZOO:
+            raise ConfigError(f"Expected one of {', '.join(named)} or a name of 'optevolve zoo' to compare against, got {against!r}.")
+        named[reference] = ZOO[reference].rule
+    # As text and back, so that a rule reads in the store as it reads anywhere.
+    return [Contestant(name, str(parse(str(rule)))) for name, rule in named.items()], reference
+
+
+def _refuse_another(folder: Path, stored: RunConfig, config: RunConfig) -> None:
+    if changes := difference(stored, config):
+        key, old, new = changes[0]
+        raise StudyError(
+            f"The folder {folder} holds another run ({key}: {old!r} there, {new!r} here). Choose another --out; "
+            "rules, tasks and seeds may be added to a comparison, its protocol and seed stay."
+        )
+
+
+def _write(folder: Path, study: Study, config: RunConfig, reference: str) -> list[Comparison]:
+    """Results as they stand: also of a comparison that was interrupted."""
+    measurements = study.measurements()
+    found = table_of(measurements, reference)
+    content = {
+        "against": reference,
+        "seed": config.seed,
+        "protocol": asdict(config.evaluation.protocol),
+        "comparisons": [asdict(row) for row in found],
+        "steps": sum(m.outcome.steps for m in measurements),
+        "seconds": sum(m.outcome.seconds for m in measurements),
+    }
+    write_text(folder / "comparison.json", json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
+    curves = {
+        (m.job.task, m.job.id.rsplit("/", 1)[1]): [curve for curve in m.outcome.curves if curve.purpose == "full" and curve.steps]
+        for m in measurements
+        if m.stage == "tune"
+    }
+    write_plot(folder / "comparison.png", found, curves, reference)
+    return found
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no word for NaN and the infinities."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class _Listening:
+    """Tells a progress listener what the driver does: for a person, tuning and evaluation are one stage."""
+
+    def __init__(self, progress: Listener, total: int) -> None:
+        self._progress = progress
+        progress.on_stage("comparison", total)
+
+    def __call__(self, event: Happening) -> None:
+        if event.outcome is not None and (event.kind == "measured" or (event.kind == "told" and event.stored)):
+            self._progress.on_measurement(Measurement("comparison", event.job, event.outcome), event.stored)
