@@ -1,12 +1,13 @@
 """Elimination keeps the best of each round, and nothing but the round decides."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optevolve.config import EliminationRound, Protocol
+from optevolve.config import EliminationRound, Protocol, RunConfig, Stage
 from optevolve.eliminate import Contestant, EliminationSource, best, contenders, seed_for
 from optevolve.records import Job, Measurement, Outcome, Proposal, Split, Status
 from optevolve.run.driver import drive
@@ -84,6 +85,37 @@ def test_survivors_pass_through_all_rounds(tmp_path: Path, lookahead: int) -> No
     assert len({m.job.seed for m in stored[:5]}) == len({m.job.seed for m in stored[5:]}) == 1
     assert len({m.job.seed for m in stored}) == 2
     assert {m.job.split for m in stored} == {Split.VALID}
+
+
+def test_a_round_of_several_seeds_takes_their_mean_and_everyone_must_complete_all() -> None:
+    budget = EliminationRound(2, seeds=2, more_tasks=("mlp-moons", "digits"))
+    source = EliminationSource([Contestant(name, "g") for name in "abc"], [budget], task="digits", seed=3)
+    jobs = [job for _, job, _ in iter(source.ask, None)]
+    assert {job.task for job in jobs} == {"digits;mlp-moons"}
+    assert [job.id for job in jobs] == [f"eliminate/1/{name}{end}" for end in ("", "/seed-1") for name in "abc"]
+    assert len({job.seed for job in jobs[:3]}) == len({job.seed for job in jobs[3:]}) == 1
+    assert jobs[0].seed != jobs[3].seed
+    found = {"a": 0.5, "b": 0.9, "c": 1.0, "a/seed-1": 0.9, "b/seed-1": 0.3}
+    for job in jobs:
+        fitness = found.get(job.id.removeprefix("eliminate/1/"))
+        source.tell(job.id, Outcome(Status.DIVERGED) if fitness is None else Outcome(Status.COMPLETED, fitness))
+    assert source.done
+    assert [c.name for c in source.survivors] == ["a", "b"]
+
+
+def test_a_round_over_several_tasks_may_rank() -> None:
+    tasks = {"a": (9.0, 0.1, 0.1), "b": (0.5, 0.6, 0.6), "c": (0.4, 0.5, 0.5)}
+    outcomes = {name: [Outcome(Status.COMPLETED, sum(own) / 3, task_scores=own)] for name, own in tasks.items()}
+    assert best(outcomes, 3) == ["a", "b", "c"]
+    assert best(outcomes, 3, "rank") == ["b", "a", "c"]
+
+
+def test_without_elimination_the_best_of_the_search_are_measured_again_as_the_evolution_measures() -> None:
+    config = RunConfig(contenders=7, evolution=Stage({"width": 4}, Protocol(full_steps=9), ("mlp-moons",)))
+    (again,) = config.rounds
+    assert again == EliminationRound(7, config.task, {"width": 4}, Protocol(full_steps=9), ("mlp-moons",), seeds=1)
+    assert replace(config, search=replace(config.search, remeasure=0)).rounds == ()
+    assert replace(config, elimination=tuple(ROUNDS)).rounds == tuple(ROUNDS)
 
 
 def test_fewer_survive_where_fewer_complete(tmp_path: Path) -> None:

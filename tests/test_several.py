@@ -28,6 +28,7 @@ def test_adam_is_one() -> None:
     outcome = measure(JOB)
     assert outcome.status is Status.COMPLETED
     assert outcome.fitness == pytest.approx(1)
+    assert outcome.task_scores == pytest.approx((1, 1))
     assert outcome.interval is not None
     assert outcome.interval[0] < 1 < outcome.interval[1]
 
@@ -43,6 +44,7 @@ def test_the_fitness_is_the_mean_over_tasks_of_scores_between_untrained_and_adam
         parts.append((own.fitness - zero) / (adam.fitness - zero))
     outcome = measure(job)
     assert outcome.fitness == pytest.approx(sum(parts) / 2)
+    assert outcome.task_scores == pytest.approx(parts)
     assert outcome.steps == sum(curve.steps[-1] for curve in outcome.curves)
     assert {curve.purpose for curve in outcome.curves} == {"trial", "full"}
 
