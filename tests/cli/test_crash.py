@@ -16,12 +16,14 @@ from optevolve import pipeline
 
 KILLS = int(os.environ.get("OPTEVOLVE_TEST_KILLS", "2"))  # random moments; more on demand
 STEPS = [
-    f"{stage}.protocol.{kind}_steps=5" for stage in ("initial", "evolution", "elimination.0", "evaluation") for kind in ("trial", "full")
+    f"{stage}.protocol.{key}"
+    for stage in ("initial", "evolution", "elimination.0", "evaluation")
+    for key in ("trial_steps=5", "full_steps=5", "first_floor=-99", "floor=-99")
 ]
 SETTINGS = [
     *STEPS,
-    *("search.population=6", "search.particles=2", "search.timesteps=3", "search.children=3", "search.redraws=1", "search.lookahead=4"),
-    *("contenders=3", "elimination.0.keep=2", "evaluation.seeds=2", 'evaluation.baselines=["adam"]', "evaluation.protocol.floor=-99"),
+    *("search.population=16", "search.particles=2", "search.timesteps=3", "search.children=5", "search.redraws=1", "search.lookahead=4"),
+    *("contenders=3", "elimination.0.keep=2", "evaluation.seeds=2", 'evaluation.baselines=["adam"]'),
 ]
 CLOCKS = {"id", "evaluation", "seconds", "finished_at", "at", "created", "driver", "finished", "name"}
 
