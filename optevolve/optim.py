@@ -6,12 +6,17 @@ evolved schedules `L1` … `L9` are torch schedulers for any optimizer.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from optevolve.compile.build import build, class_of, schedule_of
+from torch import Tensor
+
+from optevolve.compile.build import build as build_rule
+from optevolve.compile.build import class_of, schedule_of
 from optevolve.compile.contract import RuleOptimizer
 from optevolve.compile.schedulers import WarmupCosine
-from optevolve.zoo import SCHEDULES, ZOO
+from optevolve.space.rule import UpdateRule
+from optevolve.zoo import SCHEDULES, ZOO, rule_or_name
 
 _SPELLINGS = {
     "sgd": "SGD", "adamw": "AdamW", "rmsprop": "RMSprop", "powersign": "PowerSign", "addsign": "AddSign", "qhm": "QHM",
@@ -29,6 +34,31 @@ _RULES = {class_name(key): key for key in ZOO}
 __all__ = ["RuleOptimizer", "WarmupCosine", "build", "class_name"]
 __all__ += list(_RULES)
 __all__ += list(SCHEDULES)
+
+
+def build(
+    rule: UpdateRule | str,
+    params: Iterable[Any],
+    lr: float | Tensor,
+    total_steps: int | None = None,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    **options: Any,
+) -> RuleOptimizer:
+    """An optimizer that follows the rule.
+
+    Args:
+        rule: an update rule, or what commands take for one: a name of the zoo (`opt6`), native notation (`v_hat / sqrt(s_hat)`), or the
+            paper's (`Nest ~ bessel_i1e(g)`).
+        params: as for any torch optimizer.
+        lr, total_steps, momentum, weight_decay: see `RuleOptimizer`.
+        options: maximize, foreach, fused, flat, capturable, differentiable and seed, see `RuleOptimizer`.
+    Raises:
+        ParseError: if the text is neither a name nor a rule; names near it are suggested.
+        ValueError, RuntimeError: see `RuleOptimizer`.
+    """
+    found = rule_or_name(rule) if isinstance(rule, str) else rule
+    return build_rule(found, params, lr, total_steps=total_steps, momentum=momentum, weight_decay=weight_decay, **options)
 
 
 def __getattr__(name: str) -> Any:

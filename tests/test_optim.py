@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+import optevolve as oe
 from optevolve import optim
 from optevolve.compile.schedulers import WarmupCosine
 from optevolve.schedule import schedule_values
 from optevolve.space.decays import values_of
-from optevolve.zoo import SCHEDULES, ZOO
+from optevolve.zoo import SCHEDULES, ZOO, rule_or_name
 
 TWINS = {
     "SGD": (lambda p: torch.optim.SGD(p, 0.01), {}),
@@ -123,3 +124,16 @@ def test_schedules_that_do_not_fit_are_refused() -> None:
     adagrad = torch.optim.Adagrad([torch.nn.Parameter(torch.ones(1))], lr=0.5)
     with pytest.raises(ValueError, match="momentum or betas"):
         WarmupCosine(adagrad, 10, 2, momentum=(0.95, 0.85))
+
+
+@pytest.mark.parametrize("text", ["opt6", " Opt10 ", "v_hat / (sqrt(s_hat) + 1e-8)", "Nest ~ bessel_i1e(g)", "L1"])
+def test_build_takes_what_commands_take_for_a_rule(text: str) -> None:
+    params = [torch.nn.Parameter(torch.ones(2))]
+    made = oe.build(text, params, 0.1, total_steps=5)
+    assert str(rule_or_name(text)) == made.RULE
+    assert type(oe.build(rule_or_name(text), params, 0.1, total_steps=5)) is type(made)
+
+
+def test_build_suggests_names_near_what_it_does_not_know() -> None:
+    with pytest.raises(oe.OptevolveError, match="did you mean 'rmsprop' of the zoo"):
+        oe.build("rmsporp", [torch.nn.Parameter(torch.ones(2))], 0.1)

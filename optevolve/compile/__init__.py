@@ -22,7 +22,8 @@ A rule runs in one of these ways, all from one text (`class_of(rule).SOURCE`):
 - `capturable`, and under torch.compile: with the step count as a tensor.
 
 The files, in order: `render`, `emit` (rule to text); `bessel`, `draws`, `reduce`, `flat`, `foreach`, `cpp`, `kernel`, `work`, `compiled`,
-`contract`, `schedulers` (what the text builds upon; these need only torch and go into exported files); `build`, `optax`, `export`.
+`contract`, `schedulers` (what the text builds upon; these need only torch and go into exported files); `build`; `tailor` (leaves out of
+those what a rule does not need), `optax`, `export`.
 """
 
 from optevolve.compile.build import build, class_of

@@ -39,7 +39,7 @@ def build(
     """An optimizer that follows the rule.
 
     Args:
-        rule: an update rule, or its native notation.
+        rule: an update rule, or its native notation. `optevolve.build` also takes names of the zoo and the paper's notation.
         params: as for any torch optimizer.
         lr, total_steps, momentum, weight_decay: see `RuleOptimizer`.
         options: maximize, foreach, fused, flat, capturable, differentiable and seed, see `RuleOptimizer`.

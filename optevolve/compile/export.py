@@ -95,7 +95,7 @@ def python_source(
     features, absent = _needs(rule, lean, kernel)
 
     def piece(module: ModuleType, *also: str) -> str:
-        return _body(tailor(inspect.getsource(module), features, absent | set(also)))
+        return _body(tailor(inspect.getsource(module), features, absent | frozenset(also)))
 
     machinery = "\n\n\n".join(
         [
@@ -103,7 +103,7 @@ def python_source(
             piece(work),
             *(["# Operators that look at a whole tensor.", piece(reduce)] if "reduce" not in absent else []),
             *(["# Random tensors.", piece(draws)] if rule_draws(lean) else []),
-            *([piece(bessel)] if "bessel_i1e" in lean.advance else []),
+            *([piece(bessel)] if "bessel_i1e" in lean.numbers + lean.advance else []),
             "# Lists of tensors, for foreach=True.",
             piece(foreach),
             *(_kernel_pieces(kernel, tailor(inspect.getsource(CppKernel), features, absent), piece(kernels)) if kernel else []),
@@ -139,7 +139,7 @@ def rule_draws(text: RuleText) -> bool:
     return bool(text.constants["DRAWS"])
 
 
-def _needs(rule: UpdateRule, text: RuleText, kernel: CppKernel | None) -> tuple[set[str], set[str]]:
+def _needs(rule: UpdateRule, text: RuleText, kernel: CppKernel | None) -> tuple[frozenset[str], frozenset[str]]:
     """What of the machinery the rule needs, and names that its file does without."""
     tree = ast.parse(text.advance)
     operators = {type(node.op) for node in ast.walk(tree) if isinstance(node, ast.BinOp)}
@@ -155,10 +155,10 @@ def _needs(rule: UpdateRule, text: RuleText, kernel: CppKernel | None) -> tuple[
         absent.add("reduce")
     if not text.scalars:
         absent |= {"numbers", "row"}
-    return {feature for feature, holding in holds.items() if holding}, absent
+    return frozenset(feature for feature, holding in holds.items() if holding), frozenset(absent)
 
 
-def _class(text: RuleText, name: str, features: set[str], absent: set[str], learning_rate: float | None) -> str:
+def _class(text: RuleText, name: str, features: frozenset[str], absent: frozenset[str], learning_rate: float | None) -> str:
     """The text of `RuleOptimizer` as the class of this rule alone."""
     source = inspect.getsource(contract)
     for old, new in _SPELLINGS.items():
@@ -176,7 +176,7 @@ def _class(text: RuleText, name: str, features: set[str], absent: set[str], lear
     arguments = class_text[class_text.index("    Args:") : class_text.index('    """\n')]
     methods = class_text[class_text.index("    def __init__") :]
     used = {key: value for key, value in text.constants.items() if key in ("RULE", "STATES") or f"self.{key}" in methods}
-    constants = "\n".join(f"    {key} = {_literal(value)}" for key, value in used.items())
+    constants = "\n".join(f"    {key}{': tuple[str, ...]' if value == () else ''} = {_literal(value)}" for key, value in used.items())
     large = next(line for line in source.splitlines() if line.startswith("_LARGE"))
     equation = text.equation.replace("\\", "\\\\")
     docstring = f'    """Follows the rule\n\n{equation}\n\n{arguments}    """'

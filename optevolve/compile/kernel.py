@@ -43,7 +43,7 @@ class FusedStep:
         """Advances weights and states in place.
 
         Args:
-            tensors: for each parameter its weights, gradient, states and normal draws, all contiguous.
+            tensors: for each parameter its weights, gradient, states and given draws, all contiguous.
             scalars: the hyperparameters and the rule's numbers of this step.
             keys: for each parameter the key of each uniform draw.
         """

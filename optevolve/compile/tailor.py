@@ -14,6 +14,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator
+from functools import lru_cache
 
 __all__ = ["imports_for", "tailor", "without_unused"]
 
@@ -21,7 +22,8 @@ _Located = ast.expr | ast.arg | ast.keyword
 _MARK = re.compile(r" *# export (?:(never)|(inline )?(if|unless) (\w+))$")
 
 
-def tailor(source: str, features: Collection[str], absent: Collection[str]) -> str:
+@lru_cache(maxsize=256)
+def tailor(source: str, features: frozenset[str], absent: frozenset[str]) -> str:
     """The text for a file that has these features and lacks these names.
 
     Args:
@@ -36,9 +38,9 @@ def tailor(source: str, features: Collection[str], absent: Collection[str]) -> s
         for i in range(first + 1, last + 1):
             lines[i] = (lines[i] or "").removeprefix("    ")
     text = "\n".join(line for i, line in sorted(lines.items()) if i not in dropped and line is not None)
-    text = _without_names(text, frozenset(absent))
+    text = _without_names(text, absent)
     # what docstrings say about arguments: a line and those that go on, deeper
-    text = re.sub(rf"(?m)^( +)(?:{'|'.join(absent)}): .*\n(?:\1 +.*\n)*", "", text)
+    text = re.sub(rf"(?m)^( +)(?:{'|'.join(sorted(absent))}): .*\n(?:\1 +.*\n)*", "", text)
     return _tidy(text)
 
 
