@@ -2,6 +2,7 @@
 
     python benchmarks/optimizers.py            the whole table, about five minutes
     python benchmarks/optimizers.py opt6 a1    these rules
+    python benchmarks/optimizers.py --json docs/optimizers/cost.json    also writes the large table for the gallery of docs/optimizers.md
 
 Large: 25 M float32 parameters in 60 tensors, against `torch.optim.AdamW(fused=True)`, which moves 28 bytes per parameter. A rule with k
 state buffers moves 12 + 8k; its byte floor is that over the bandwidth of the fastest rule of the run, its arithmetic floor half the time of
@@ -11,13 +12,18 @@ its kernel on one thread, on tensors that fit into the cache. Small: 100 k param
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -117,7 +123,23 @@ def first_steps(name: str) -> tuple[float, float]:
     return times[0], times[1]
 
 
-def large(names: list[str]) -> None:
+def cpu_name() -> str:
+    """The processor's name where Linux tells it."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def write_json(path: Path, rules: Mapping[str, Mapping[str, Any]], bandwidth: float) -> None:
+    """The large table with what it was measured on, a rule per line; times in milliseconds, bandwidth in GB/s."""
+    head: dict[str, Any] = {"cpu": cpu_name(), "torch": torch.__version__.partition("+")[0], "threads": THREADS}
+    head |= {"parameters": LARGE_ELEMENTS, "tensors": LARGE_TENSORS, "gigabytes_per_second": round(bandwidth / 1e9, 1)}
+    lines = [f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
+    rows = ",\n".join(f"    {json.dumps(name)}: {json.dumps(row)}" for name, row in rules.items())
+    path.write_text("\n".join(["{", *lines, '  "rules": {', rows, "  }", "}", ""]), encoding="utf-8")
+
+
+def large(names: list[str], table: Path | None = None) -> None:
     shapes = [(LARGE_ELEMENTS // LARGE_TENSORS,)] * LARGE_TENSORS
     base = torch.optim.AdamW(parameters(shapes), lr=1e-3, fused=True)
     rows = []
@@ -131,6 +153,7 @@ def large(names: list[str]) -> None:
     print(
         f"{'rule':<14}{'B/param':>8}{'ms':>8}{'AdamW':>8}{'ratio':>7}{'per byte':>9}{'byte fl.':>9}{'arith fl.':>10}{'of floor':>9}  target"
     )
+    told = {}
     for name, size, ours, theirs, ratio, arithmetic in rows:
         floor = size * LARGE_ELEMENTS / bandwidth
         per_byte, of_floor = ratio * 28 / size, ours / max(floor, arithmetic)
@@ -144,6 +167,16 @@ def large(names: list[str]) -> None:
             f"{name:<14}{size:>8}{ours * 1e3:>8.1f}{theirs * 1e3:>8.1f}{ratio:>7.2f}{per_byte:>9.2f}{floor * 1e3:>9.1f}"
             f"{arithmetic * 1e3:>10.1f}{of_floor:>9.2f}  {'met' if met else 'MISSED'}: {target}"
         )
+        told[name] = {
+            "bytes": size,
+            "ms": round(ours * 1e3, 1),
+            "adamw_ms": round(theirs * 1e3, 1),
+            "ratio": round(ratio, 2),
+            "byte_floor_ms": round(floor * 1e3, 1),
+            "arithmetic_floor_ms": round(arithmetic * 1e3, 1),
+        }
+    if table is not None:
+        write_json(table, told, bandwidth)
     eager = build(ZOO["opt6"].rule, parameters(shapes), 1e-3, total_steps=1000, fused=False)
     foreach = build(ZOO["opt6"].rule, parameters(shapes), 1e-3, total_steps=1000, foreach=True)
     for label, optimizer in (("plain operations", eager), ("foreach", foreach)):
@@ -168,8 +201,14 @@ def small(names: list[str]) -> None:
 def main() -> None:
     torch.set_num_threads(THREADS)
     torch.set_flush_denormal(True)
-    names = sys.argv[1:] or list(ZOO)
-    large(names)
+    parser = argparse.ArgumentParser(description="How fast the zoo's rules step.")
+    parser.add_argument("names", nargs="*", metavar="rule", help="rules to measure; all if none is named")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the large table there, as docs/optimizers/cost.json")
+    given = parser.parse_args()
+    names = given.names or list(ZOO)
+    if unknown := sorted(set(names) - set(ZOO)):
+        parser.error(f"expected names of the zoo, got {', '.join(unknown)}: choose from {', '.join(ZOO)}")
+    large(names, given.json)
     small(names)
     print("\nFirst step, compilation included (targets: 5 s, 0.5 s from disk), and memory over parameters, gradients and buffers (5 %)")
     for name in [name for name in ("opt6", "adam", "a5", "opt10") if name in names]:
