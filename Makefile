@@ -8,12 +8,12 @@ DEMO := runs/demo
 # One worker per core with one thread each is how searches run, and how tests run fastest.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help demo test lint format types pytest bench install clean
+.PHONY: help demo test lint format types pytest bench docs install clean
 
 help:
 	@echo "make demo    a whole search on 8x8 digits, its report and an optimizer in a file (at most 4 minutes after installing)"
 	@echo "make test    lint, types and tests (at most 10 minutes after installing)"
-	@echo "make lint | format | types | pytest | bench | install | clean"
+	@echo "make lint | format | types | pytest | bench | docs | install | clean"
 
 install: $(READY)
 
@@ -51,7 +51,11 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY)
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	@set -e; for script in $(filter-out benchmarks/gallery.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+
+# docs/optimizers.md and its figures; what steps cost is read from docs/optimizers/cost.json.
+docs: $(READY)
+	$(THREADS) $(BIN)/python benchmarks/gallery.py
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
