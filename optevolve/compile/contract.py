@@ -338,7 +338,7 @@ class RuleOptimizer(Optimizer):
         lr: Any,
         bucket: FlatBucket | None = None,
     ) -> None:
-        """One parameter's step, in place; numbers, keys and lr are numbers or tensors without dimensions."""
+        """One parameter's step, in place; what is no tensor of its shape is a number, or a tensor without dimensions."""
         p, g, states = work.params[i], work.grads[i], [values[i] for values in work.states]
         reduce = ReduceSharded(p) if hasattr(p, "to_local") else Reduce()
         if bucket is not None:  # export never

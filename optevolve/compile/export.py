@@ -319,7 +319,7 @@ _SPELLINGS = {
 
 _SELF_TEST = '''
 # Weights after each step of the self-test, from a numpy implementation of the same rule.
-RECORDED = [
+RECORDED: list[list[float]] = [
 {rows}
 ]
 
@@ -338,9 +338,9 @@ def self_test() -> None:
                 optimizer.load_state_dict(checkpoint)
             w.grad = torch.sin(1.3 * element + 0.7 * t + 0.1).float()
             optimizer.step()
-            difference = {{"rtol": {tolerance}, "atol": {tolerance}, "equal_nan": True}}
-            place = f"step {{t}} with {{options}}: "
-            torch.testing.assert_close(w.detach(), torch.tensor(expected), **difference, msg=lambda m, place=place: place + m)
+            message = f"step {{t}} with {{options}}: {{w.tolist()}} instead of {{expected}}"
+            recorded = torch.tensor(expected, dtype=torch.float32)
+            torch.testing.assert_close(w.detach(), recorded, rtol={tolerance}, atol={tolerance}, equal_nan=True, msg=message)
     print(f"{name}: {{len(RECORDED)}} steps agree with the recorded trajectory")
 
 
