@@ -9,7 +9,7 @@ judge at the end, arXiv 2509.02046.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -22,7 +22,7 @@ from optevolve.records import Status, TrainingCurve
 __all__ = ["Point", "Race", "full_seed", "mean_interval", "neighbours", "run_seed"]
 
 Point: TypeAlias = tuple[float, float]  # learning rate, weight decay
-Run: TypeAlias = Callable[[float, float, int, int], TrainingCurve]
+Runs: TypeAlias = Callable[[Sequence[tuple[Point, int]], int], Iterable[TrainingCurve]]
 
 _DECADE = 10.0
 _WIDEST = (1e-8, 1e4)  # learning rates beyond which the grid is not widened
@@ -38,13 +38,14 @@ class Race:
         protocol: grids, lengths and numbers of seeds. With several weight decays, the first is that of the race; the others are tried at
             the best learning rate, before the finer pass around that.
         seed: of the job; the runs' seeds follow from it, the same for every rule, so that rules are compared on paired seeds.
-        train: one run: learning rate, weight decay, steps, seed → its curve, whose last score is of the half that choices may see.
+        train: runs of one length: (learning rate and weight decay, seed) of each, steps → their curves, in order, whose last scores are of
+            the half that choices may see.
         scores: by learning rate and weight decay the scores of the runs of the latest rung, -inf for a run that diverged.
     """
 
     protocol: Protocol
     seed: int
-    train: Run
+    train: Runs
     scores: dict[Point, list[float]] = field(default_factory=dict)
 
     def winner(self) -> Point | None:
@@ -71,9 +72,13 @@ class Race:
         return self._best([best, *finer])
 
     def _rung(self, points: Sequence[Point], steps: int, rung: int) -> None:
-        for point in points:
-            curves = [self.train(*point, steps, run_seed(self.seed, _TRIAL, rung, number)) for number in range(self.protocol.trial_seeds)]
-            self.scores[point] = [-math.inf if curve.status is Status.DIVERGED else curve.score[-1] for curve in curves]
+        seeds = [run_seed(self.seed, _TRIAL, rung, number) for number in range(self.protocol.trial_seeds)]
+        asked = [(point, seed) for point in points for seed in seeds]
+        if not asked:
+            return
+        self.scores.update({point: [] for point in points})
+        for (point, _), curve in zip(asked, self.train(asked, steps), strict=True):
+            self.scores[point].append(-math.inf if curve.status is Status.DIVERGED else curve.score[-1])
 
     def _widened(self, points: list[Point], steps: int) -> list[Point]:
         """The grid with decades added for as long as the best lies on its edge."""

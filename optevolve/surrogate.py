@@ -6,8 +6,9 @@ protocol has several, they and a finer pass over learning rates are judged at th
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from optevolve.schedule import schedule_values
 from optevolve.several import SEPARATOR, measure_all
 from optevolve.space import UpdateRule, parse
 from optevolve.tasks import Task, load
-from optevolve.training import Engine, Part, train, untrained_score
+from optevolve.training import Engine, Part, Run, Terms, train_many, untrained_score
 
 __all__ = ["FIRST_LEARNING_RATE", "best_end", "best_trial", "measure", "step_values"]
 
@@ -131,8 +132,8 @@ class _Measurement:
             rest = tuple(rate for rate in dict.fromkeys(self.job.protocol.learning_rates) if rate not in first)
             best = None
             for rates, needed in ((first, first_floor), (rest, floor)):
-                for rate in rates:
-                    self._train((rate, self.decays[0]), trial=True, floor=first_floor, part="choice" if several else "all")
+                points = [(rate, self.decays[0]) for rate in rates]
+                self._trials(points, floor=first_floor, part="choice" if several else "all")
                 best = best_trial(self.curves)
                 if best is None:
                     worst = self.curves[0]
@@ -141,7 +142,8 @@ class _Measurement:
                     return Status.STOPPED, self._below(best, needed), None, None
             assert best is not None  # the loop above runs twice
             chosen = self._refined(best, first_floor) if several else (best.learning_rate, self.decays[0])
-        full = self._train(chosen, trial=False, floor=floor, part="judgement" if several and self.job.split is Split.VALID else "all")
+        part: Part = "judgement" if several and self.job.split is Split.VALID else "all"
+        (full,) = self._train([(chosen, self.job.seed)], trial=False, floor=floor, part=part)
         if full.status != Status.COMPLETED:
             return full.status, self._ended(full), chosen, None
         fitness = max(full.score) if self.job.protocol.judge == "best" else full.score[-1]
@@ -154,7 +156,7 @@ class _Measurement:
         """The other weight decays at the best learning rate, then its neighbours at the best of them."""
 
         def best_of(points: list[Point]) -> TrainingCurve:
-            return best_end([best, *(self._train(point, trial=True, floor=floor, part="choice") for point in points)])
+            return best_end([best, *self._trials(points, floor=floor, part="choice")])
 
         best = best_of([(best.learning_rate, decay) for decay in self.decays[1:]])
         best = best_of([(rate, best.weight_decay) for rate in neighbours(best.learning_rate)])
@@ -176,20 +178,23 @@ class _Measurement:
             seeds = [full_seed(self.job.seed, number) for number in range(protocol.full_seeds)]
         part: Part = "judgement" if self.job.split is Split.VALID else "all"
         scores = []
-        for seed in seeds:
-            full = self._train(chosen, trial=False, floor=protocol.floor, seed=seed, part=part)
+        for full in self._train([(chosen, seed) for seed in seeds], trial=False, floor=protocol.floor, part=part):
             if full.status != Status.COMPLETED:
                 return full.status, self._ended(full), chosen, None
             scores.append(max(full.score) if protocol.judge == "best" else full.score[-1])
         self.interval = mean_interval(scores)
         return Status.COMPLETED, "", chosen, float(np.mean(scores))
 
-    def _race(self, learning_rate: float, weight_decay: float, steps: int, seed: int) -> TrainingCurve:
-        """A run of the race: schedule and decays compressed into its steps, judged once, at its end, by the half that choices may see."""
+    def _trials(self, points: Sequence[Point], *, floor: float, part: Part) -> list[TrainingCurve]:
+        """Trials under the job's seed."""
+        return list(self._train([(point, self.job.seed) for point in points], trial=True, floor=floor, part=part))
+
+    def _race(self, asked: Sequence[tuple[Point, int]], steps: int) -> Iterator[TrainingCurve]:
+        """Runs of the race: schedule and decays compressed into their steps, judged once, at the end, by the half that choices may see."""
         shorter = replace(
             self.job.protocol, trial_steps=steps, trial_schedule="compressed", trial_epoch_steps=steps, trial_floor_epoch=1
         )  # fmt: skip
-        return self._train((learning_rate, weight_decay), trial=True, floor=None, seed=seed, part="choice", protocol=shorter)
+        return self._train(asked, trial=True, floor=None, part="choice", protocol=shorter)
 
     def _floors_fast(self) -> float:
         given = self.job.protocol.floor
@@ -216,46 +221,37 @@ class _Measurement:
 
     def _train(
         self,
-        point: Point,
+        asked: Sequence[tuple[Point, int]],
         *,
         trial: bool,
         floor: float | None,
-        seed: int | None = None,
         part: Part = "all",
         protocol: Protocol | None = None,
-    ) -> TrainingCurve:
+    ) -> Iterator[TrainingCurve]:
+        """The curves of runs, each given by its point and seed, in order; those not taken are not kept."""
+        if not asked:
+            return
         protocol = self.job.protocol if protocol is None else protocol
-        learning_rate, weight_decay = point
-        seed = self.job.seed if seed is None else seed
-        split = None if trial and part == "all" else Split.VALID if trial else self.job.split
-        rates, momenta = step_values(protocol, learning_rate, trial=trial)
         compressed = trial and protocol.trial_schedule == "compressed"
-        decay_steps = protocol.trial_steps if compressed else protocol.full_steps
+        total = protocol.trial_steps if compressed else protocol.full_steps
         engine = Engine.of(protocol)
-        curve = train(
-            self.task,
-            lambda parameters: build(
-                self.rule,
-                parameters,
-                lr=learning_rate,
-                total_steps=decay_steps,
-                weight_decay=weight_decay,
-                seed=seed,
-                flat=engine.flat,
-            ),
-            rates,
-            momenta,
-            seed=seed,
+        terms = Terms(
             epoch_steps=protocol.trial_epoch_steps if trial else protocol.epoch_steps,
-            split=split,
-            part=part,
+            split=None if trial and part == "all" else Split.VALID if trial else self.job.split,
             floor=floor,
             floor_epoch=protocol.trial_floor_epoch if trial else protocol.floor_epoch,
             max_loss_ratio=protocol.max_loss_ratio,
-            learning_rate=learning_rate,
             purpose="trial" if trial else "full",
             engine=engine,
+            part=part,
         )
-        curve = replace(curve, weight_decay=weight_decay)
-        self.curves.append(curve)
-        return curve
+        runs = []
+        for (learning_rate, weight_decay), seed in asked:
+            make = partial(
+                build, self.rule, lr=learning_rate, total_steps=total, weight_decay=weight_decay, seed=seed, flat=engine.flat
+            )  # fmt: skip
+            runs.append(Run(make, *step_values(protocol, learning_rate, trial=trial), seed, learning_rate))
+        for ((_, weight_decay), _), curve in zip(asked, train_many(self.task, runs, terms, protocol.replicas), strict=True):
+            kept = replace(curve, weight_decay=weight_decay)
+            self.curves.append(kept)
+            yield kept

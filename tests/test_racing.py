@@ -1,7 +1,7 @@
 """The protocol `fast`: which learning rates are raced, on what they are judged, and what the fitness and its interval are made of."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from optevolve.config import FAST, Protocol
-from optevolve.racing import Race, full_seed, mean_interval
+from optevolve.racing import Point, Race, full_seed, mean_interval
 from optevolve.records import Job, Split, Status, TrainingCurve
 from optevolve.surrogate import measure
 from optevolve.tasks import TASKS, Batch
@@ -35,7 +35,10 @@ class Landscape:
         self.decays: list[float] = []
         self.runs: list[tuple[float, int, int]] = []
 
-    def __call__(self, rate: float, decay: float, steps: int, seed: int) -> TrainingCurve:
+    def __call__(self, asked: Sequence[tuple[Point, int]], steps: int) -> list[TrainingCurve]:
+        return [self.run(rate, decay, steps, seed) for (rate, decay), seed in asked]
+
+    def run(self, rate: float, decay: float, steps: int, seed: int) -> TrainingCurve:
         self.runs.append((rate, steps, seed))
         self.decays.append(decay)
         status = Status.DIVERGED if rate > self.limit else Status.COMPLETED

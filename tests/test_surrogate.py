@@ -18,7 +18,7 @@ from optevolve.schedule import schedule_values
 from optevolve.surrogate import FIRST_LEARNING_RATE, best_end, best_trial, measure, step_values
 from optevolve.tasks import TASKS, Batch
 from optevolve.tasks.synthetic import MlpMoons
-from optevolve.training import untrained_score
+from optevolve.training import many, untrained_score
 
 SHORT = Protocol(
     learning_rates=(10.0, 1.0, 1e-1, 1e-2, 1e-5),
@@ -172,13 +172,13 @@ def test_weight_decays_are_tried_at_the_best_learning_rate_and_its_neighbours_at
 
 def test_with_weight_decays_choices_and_fitness_see_different_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     parts: list[tuple[str, str | None, str]] = []
-    real = surrogate.train
+    real = many.train
 
     def noting(*args: Any, **options: Any) -> TrainingCurve:
         parts.append((options["purpose"], options["split"], options["part"]))
         return real(*args, **options)
 
-    monkeypatch.setattr(surrogate, "train", noting)
+    monkeypatch.setattr(many, "train", noting)
     measure(replace(JOB, protocol=DECAYS))
     assert set(parts) == {("trial", Split.VALID, "choice"), ("full", Split.VALID, "judgement")}
     parts.clear()
