@@ -142,6 +142,14 @@ def test_preset_paper_has_the_papers_numbers() -> None:
     assert [r.keep for r in config.elimination] == [50, 25, 10]
 
 
+@pytest.mark.parametrize("name", ["quick", "small"])
+def test_final_comparisons_tune_weight_decays_and_searches_do_not(name: str) -> None:
+    config = preset(name)
+    assert 0.0 == config.evaluation.protocol.weight_decays[0] < max(config.evaluation.protocol.weight_decays)
+    for protocol in (config.initial.protocol, config.evolution.protocol, *(r.protocol for r in config.elimination)):
+        assert protocol.weight_decays == (0.0,)
+
+
 def test_preset_small_measures_enough() -> None:
     search = preset("small").search
     assert search.particles >= 6
@@ -223,6 +231,8 @@ def test_settings(setting: str, expected: Any) -> None:
         ),
         ("evaluation.baselines=adam", "--set: evaluation.baselines: expected a list"),
         ("initial.protocol.judge=worst", "--set: initial.protocol.judge: expected one of 'best' or 'last', got \"worst\"."),
+        ("evaluation.protocol.weight_decays=[]", "--set: evaluation.protocol.weight_decays: expected at least 1 value"),
+        ("evaluation.protocol.weight_decays=[0, -0.1]", "--set: evaluation.protocol.weight_decays.1: expected a number that is at least 0"),
         ("initial.protocol.learning_rates=[]", "--set: initial.protocol.learning_rates: expected at least 1 value"),
         ("initial.protocol.learning_rates=[0.1, -1]", "--set: initial.protocol.learning_rates.1: expected a number that is more than 0"),
         ("initial.protocol.learning_rates=[nan]", "--set: initial.protocol.learning_rates.0: expected"),

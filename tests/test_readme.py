@@ -23,7 +23,7 @@ COMMANDS = [
     for block in re.findall(r"^```console\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
     for line in block.splitlines()
 ]
-TRAINING = {"search", "resume", "evaluate"}  # minutes each: here their options are read only
+TRAINING = {"search", "resume", "evaluate", "compare"}  # minutes each: here their options are read only
 SMALL = [
     "search.population=2", "search.particles=1", "search.timesteps=1", "search.children=1", "search.redraws=0", "contenders=1",
     "elimination=[]", 'evaluation.baselines=["adam"]', "evaluation.seeds=1",

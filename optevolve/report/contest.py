@@ -32,14 +32,14 @@ def write_plot(
     tasks = {task: rows for task, rows in tasks.items() if rows}
     if not tasks:
         return
-    heights = [max(1.8, 0.9 + 0.38 * len(rows)) for rows in tasks.values()]
+    heights = [max(2.6, 0.9 + 0.38 * len(rows)) for rows in tasks.values()]
     figure = new_figure(11, sum(heights))
     figure.set_facecolor(SURFACE)
     panels = figure.subplots(len(tasks), 2, squeeze=False, height_ratios=heights)
     for (scores, rises), (task, rows) in zip(panels, tasks.items(), strict=True):
         draw_scores(scores, rows, reference, ())
         scores.set_title(task, color=INK, fontsize=10, loc="left", parse_math=False)
-        tidy(rises, x="step", y="score on validation data")
+        tidy(rises, x="step", y="validation score")
         for number, row in enumerate(rows):
             colour = INK if row.name == reference else SERIES[number % len(SERIES)]
             for curve in curves.get((task, row.name), ()):

@@ -124,6 +124,13 @@ def test_colours_follow_the_theme(html):
     assert set(re.findall(r"var\((--\w+)\)", html)) <= set(re.findall(r"(--\w+):", style))
 
 
+def test_tuned_weight_decays_stand_beside_the_learning_rates(study):
+    decayed = [replace(row, weight_decay=0.0371) for row in study.comparisons]
+    page = Page(render(study, comparisons=decayed))
+    assert "Weight decay" in page.text
+    assert page.text.count("0.0371") == len(decayed)
+
+
 def test_everything_shown_is_escaped(study):
     spoilt = []
     for m in study.measurements:
