@@ -1,7 +1,7 @@
 """What any torch optimizer must honour, one check per promise, for optimizers however they are made.
 
 Every check takes `make(params, lr=…, total_steps=…, **options)`, such as a class of `optevolve.optim` or of an exported file, and fails by
-an assertion. `CHECKS` lists them all by name. Options are those that every optimizer takes; what only optimizers within the project do is in
+an assertion. `CHECKS` lists them all by name. Options are those that every optimizer takes; what only those within the project do is in
 `project_checks`.
 """
 
@@ -107,7 +107,7 @@ def check_total_steps(make: Make) -> None:
             warnings.simplefilter("error")
             assert_equal(stepped(make, params, 5, total_steps=3), stepped(make, others, 5, total_steps=None))
         return
-    with pytest.raises(ValueError, match="Expected total_steps, since .* has decays"):
+    with pytest.raises(ValueError, match=r"Expected total_steps, since .* has decays"):
         make(params, lr=0.01)
     optimizer = make(params, lr=0.01, total_steps=3)
     with warnings.catch_warnings(record=True) as said:

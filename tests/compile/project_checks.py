@@ -37,7 +37,7 @@ def check_only_the_states_of_the_rule_are_kept(make: Make) -> None:
 def check_decays_hold_past_the_end(make: Make) -> None:
     """What depends on the step through decays stays; bias corrections, which do not know the end, go on."""
     last, later, other = (make.numbers(torch.tensor(t, dtype=torch.float64), total) for t, total in ((4.0, 5), (9.0, 5), (9.0, 1000)))
-    assert make.NEEDS_TOTAL_STEPS == needs_total_steps(make)
+    assert needs_total_steps(make) == make.NEEDS_TOTAL_STEPS
     if make.NEEDS_TOTAL_STEPS:
         held = [float(x) == float(y) or x != x for x, y in zip(last, later, strict=True)]
         changed = [float(x) != float(y) for x, y in zip(later, other, strict=True)]
