@@ -85,7 +85,11 @@ def test_top_says_rank_rule_fitness_and_status(run: Command, finished: tuple[Pat
     rows = run.json("top", str(folder))
     assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
     assert all({"rank", "rule", "fitness", "status"} <= row.keys() for row in rows)
-    best = [row["fitness"] for row in rows if row["fitness"] is not None]
+    again = [row["remeasured"] for row in rows if row["remeasured"] is not None]
+    assert again, "the elimination measures the best again"
+    assert again == sorted(again, reverse=True)
+    assert all(row["remeasured"] is not None for row in rows[: len(again)])  # they stand first
+    best = [row["fitness"] for row in rows[len(again) :] if row["fitness"] is not None]
     assert best == sorted(best, reverse=True)
     assert rows[0]["rule"] in run("top", str(folder), "-n", "1")[0]
 
