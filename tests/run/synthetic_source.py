@@ -2,7 +2,6 @@
 
 import hashlib
 import sys
-from pathlib import Path
 
 from poison import slow
 
@@ -10,7 +9,7 @@ from optevolve.config import Protocol
 from optevolve.records import Job, Outcome, Proposal
 from optevolve.run.driver import Ask, Happening, drive
 from optevolve.run.local import LocalRunner
-from optevolve.run.store import Study
+from optevolve.run.store import Study, exists
 
 
 class SyntheticSource:
@@ -61,7 +60,7 @@ def main(path: str, total: int, seed: int, workers: int) -> None:
         if happening.kind == "told":
             print(happening.turn, flush=True)
 
-    study = Study.open(path) if Path(path).exists() else Study.create(path, "x")
+    study = Study.open(path) if exists(path) else Study.create(path, "x")
     with study, LocalRunner(workers, slow) as runner:
         try:
             drive(SyntheticSource(total, seed), runner, study, lookahead=6, same=lambda job: job.rule, on_event=say)
