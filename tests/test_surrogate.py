@@ -10,15 +10,17 @@ import pytest
 from torch import Tensor, nn
 
 from optevolve import surrogate
+from optevolve.compile import build
 from optevolve.config import Protocol, Schedule
 from optevolve.errors import ConfigError, DataError, ParseError, TaskError
 from optevolve.racing import neighbours
 from optevolve.records import Job, Outcome, Split, Status, TrainingCurve
 from optevolve.schedule import schedule_values
+from optevolve.space import parse
 from optevolve.surrogate import FIRST_LEARNING_RATE, best_end, best_trial, measure, step_values
 from optevolve.tasks import TASKS, Batch
 from optevolve.tasks.synthetic import MlpMoons
-from optevolve.training import many, untrained_score
+from optevolve.training import Engine, many, train, untrained_score
 
 SHORT = Protocol(
     learning_rates=(10.0, 1.0, 1e-1, 1e-2, 1e-5),
@@ -145,6 +147,23 @@ def test_a_fixed_learning_rate_needs_no_trials() -> None:
     outcome = measure(replace(JOB, learning_rate=0.3))
     assert [(curve.purpose, curve.learning_rate) for curve in outcome.curves] == [("full", 0.3)]
     assert outcome.learning_rate == 0.3
+
+
+def test_without_weight_decays_a_run_is_what_it_would_be_if_there_were_no_such_thing() -> None:
+    found = measure(replace(JOB, learning_rate=0.3))
+    rates, momenta = step_values(SHORT, 0.3, trial=False)
+    curve = train(
+        MlpMoons(),
+        lambda parameters: build(parse(JOB.rule), parameters, lr=0.3, total_steps=120, seed=0, flat=Engine.of(SHORT).flat),
+        rates,
+        momenta,
+        seed=0,
+        epoch_steps=30,
+        learning_rate=0.3,
+        engine=Engine.of(SHORT),
+    )
+    assert timeless(found).curves == (replace(curve, seconds=0.0),)
+    assert found.weight_decay == 0.0
 
 
 DECAYS = replace(SHORT, weight_decays=(0.0, 0.1, 1.0, 0.1))
