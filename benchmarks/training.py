@@ -3,7 +3,10 @@
 The plain loop is eager float32 with two threads, NCHW, and torch.optim.Adam. Ours are two processes of one thread each that train an
 evolved rule (Opt6). Both take the same batches. Medians over the rounds are printed; other load on the machine makes them rough.
 
-    python benchmarks/training.py [--rounds 5] [--seconds 4] [TASK ...]
+With --replicas, instead: learning rates of one rule trained together as one vectorised program, against one at a time, on one thread of the
+CPU in processor time (which other load disturbs less) and, where there is a GPU, on that. Steps are summed over replicas.
+
+    python benchmarks/training.py [--rounds 5] [--seconds 4] [--replicas] [TASK ...]
 """
 
 import argparse
@@ -82,6 +85,48 @@ def our_rate(spec: str, engine: dict[str, Any], seconds: float) -> float:
     return done / spent
 
 
+def replica_rates(spec: str, device: str, count: int, seconds: float) -> tuple[float, float]:
+    """Steps per second summed over replicas: together, and one at a time."""
+    import torch
+
+    from optevolve.compile import build
+    from optevolve.tasks import load
+    from optevolve.training import Engine, Run, Terms, train_many
+    from optevolve.zoo import ZOO
+
+    torch.set_num_threads(1)
+    task, rule = load(spec), ZOO["opt6"].rule
+    engine = Engine(flat=True, device=device, graph=device == "cuda")
+    clock = time.perf_counter if device == "cuda" else time.process_time
+
+    def spent(replicas: Any, steps: int, runs: int) -> float:
+        rates = [1e-3] * steps
+        asked = [Run(lambda p: build(rule, p, lr=1e-3, total_steps=8000, flat=True), rates, [0.9] * steps, seed=0) for _ in range(runs)]
+        started = clock()
+        list(train_many(task, asked, Terms(epoch_steps=steps, split=None, engine=engine), replicas))
+        return clock() - started
+
+    found = []
+    for replicas, runs in (("on", count), ("off", 1)):
+        short = 10
+        base = min(spent(replicas, short, runs) for _ in range(2))
+        steps = short + max(short, min(2000, int(seconds / max(base, 1e-3) * short) // 10 * 10))
+        found.append((steps - short) * runs / (spent(replicas, steps, runs) - base))
+    return found[0], found[1]
+
+
+def replica_table(tasks: list[str], seconds: float) -> None:
+    import torch
+
+    for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+        name = torch.cuda.get_device_name() if device == "cuda" else "CPU, one thread"
+        print(f"{'task':28} {name:28} {'together/s':>11} {'alone/s':>11} {'ratio':>7}")
+        for spec in tasks:
+            for replicas in (1, 2, 4, 8, 16) if device == "cpu" else (1, 2, 4, 8, 16, 32, 64):
+                together, alone = replica_rates(spec, device, replicas, seconds)
+                print(f"{spec:28} {f'{replicas} replicas':28} {together:11.1f} {alone:11.1f} {together / alone:7.2f}", flush=True)
+
+
 def worker(connection: Any) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     while (message := connection.recv()) is not None:
@@ -93,12 +138,16 @@ def main() -> None:
     parser.add_argument(
         "tasks", nargs="*", default=["cifar10-convnet@width=32", "cifar10-convnet@width=8", "digits@width=16", "digits@width=8"]
     )
+    parser.add_argument("--replicas", action="store_true", help="the table of replicas against steps per second")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
     arguments = parser.parse_args()
     shared = Path(__file__).resolve().parents[2] / "shared" / "data"
     if "OPTEVOLVE_DATA" not in os.environ and shared.is_dir():
         os.environ["OPTEVOLVE_DATA"] = str(shared)
+    if arguments.replicas:
+        replica_table(arguments.tasks, arguments.seconds)
+        return
     context = multiprocessing.get_context("spawn")
     pipes = []
     for _ in range(WORKERS):

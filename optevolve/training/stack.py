@@ -18,6 +18,7 @@ from torch.func import functional_call
 from optevolve.tasks import Batch, Task
 from optevolve.training.echo import Echo
 from optevolve.training.engine import Engine
+from optevolve.training.graph import Captured
 from optevolve.training.masks import MaskedDropout, Masks
 
 __all__ = ["Stack", "UnstackableError"]
@@ -71,6 +72,7 @@ class Stack:
         self._batch_type: type[Batch] = Batch
         self._recorded: list[torch.Size] | None = None
         self._proven = False
+        self._captured: Captured | None = None
         self._lay_out()
 
     def __len__(self) -> int:
@@ -100,7 +102,18 @@ class Stack:
         self._record(batches[live[0]])
         values = self._by_model([tuple(batches[seed]) for seed in live])
         masks = self._by_model([self.masks.draw(self.generators[seed]) for seed in live])
-        dim = None if len(live) == 1 else 0
+        if not (self.engine.graph and self._proven):  # the first pass shows whether it can be vectorised, and is not recorded
+            return self._pass(values, masks)
+        if self._captured is None:
+            self._captured = Captured(
+                lambda inputs: self._pass(inputs[: len(values)], inputs[len(values) :]), [*values, *masks], list(self.buffers.values())
+            )
+        losses, scores = self._captured([*values, *masks])
+        return losses, scores
+
+    def _pass(self, values: list[Tensor], masks: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Forward and backward pass of all models."""
+        dim = None if len(self.live_seeds()) == 1 else 0
         program = torch.vmap(self._one, in_dims=(0, 0, dim, dim), randomness="error")
         try:
             losses, scores = program(dict(zip(self.names, self._leaves, strict=True)), self.buffers, values, masks)
@@ -109,11 +122,11 @@ class Stack:
             if self._proven or not _VMAP_SAYS.search(str(error)):
                 raise
             raise UnstackableError(str(error).splitlines()[0]) from error
-        self._proven = True
         grads = torch.autograd.grad(losses.sum(), self._leaves, allow_unused=True)
         for name, grad in zip(self.names, grads, strict=True):
             if grad is None:
                 raise UnstackableError(f"parameter {name} without a gradient")
+        self._proven = True
         torch.cat([grad.reshape(len(self), -1) for grad in grads], dim=1, out=self.grad)
         return losses.detach(), scores.detach()
 
@@ -142,6 +155,7 @@ class Stack:
         return self.model
 
     def _lay_out(self) -> None:
+        self._captured = None
         self._leaves = [piece.detach().requires_grad_() for piece in self.split(self.parameters)]
         self._index = torch.tensor([self.live_seeds().index(seed) for seed in self.seeds], device=self.parameters.device)
 
@@ -153,6 +167,7 @@ class Stack:
         if shapes == self._recorded:
             return
         self._recorded, self._batch_type = shapes, type(batch)
+        self._captured = None
         self.masks.record()
         with torch.no_grad():
             state = {name: piece[0] for name, piece in zip(self.names, self.split(self.parameters), strict=True)}
