@@ -8,7 +8,7 @@ source and the outcomes: one worker, many, or a run killed and resumed make the 
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
@@ -90,6 +90,7 @@ class _Turn:
     job: Job
     proposal: Proposal | None
     fingerprint: str = ""
+    first: bool = False  # of its kind, so that others may take its outcome
     same_as: str = ""
     outcome: Outcome | None = None
     stored: bool = False
@@ -158,6 +159,7 @@ class _Drive:
         self.asked: set[str] = set()
         self.firsts: dict[tuple[object, ...], str] = {}  # what makes jobs the same → id of the first
         self.outcomes: dict[str, Outcome] = {}  # of firsts that were told, without curves
+        self.heirs: defaultdict[str, list[_Turn]] = defaultdict(list)  # by first that was not told: those that wait for its outcome
         self.untold: deque[_Turn] = deque()
         self.waiting: deque[_Turn] = deque()  # to be submitted
         self.running: dict[str, _Turn] = {}
@@ -193,12 +195,19 @@ class _Drive:
                 turn.fingerprint = fingerprint
                 key = (stage, fingerprint, job.task, job.protocol, job.seed, job.split, job.learning_rate, job.weight_decay)
                 first = self.firsts.setdefault(key, job.id)
-                turn.same_as = "" if first == job.id else first
+                turn.first = first == job.id
+                turn.same_as = "" if turn.first else first
             self.untold.append(turn)
             self.happen("asked", turn)
             self.recall(turn)
-            if turn.outcome is None and not turn.same_as:
+            if turn.outcome is not None:
+                continue
+            if not turn.same_as:
                 self.waiting.append(turn)
+            elif turn.same_as in self.outcomes:
+                self.inherit(turn)
+            else:
+                self.heirs[turn.same_as].append(turn)
         self.submit()
 
     def recall(self, turn: _Turn) -> None:
@@ -233,16 +242,17 @@ class _Drive:
         """Stores outcomes as they arrive until that of the oldest turn is there."""
         oldest = self.untold[0]
         while oldest.outcome is None:
-            if oldest.same_as:  # asked later than the one it equals, which has therefore been told
-                free = replace(self.outcomes[oldest.same_as], curves=(), steps=0, seconds=0.0)
-                self.unsaved.append((oldest, free))
-            else:
+            if not oldest.same_as:  # else it has inherited: the one it equals was asked before and has therefore been told
                 self.take(self.runner.collect(self.patience))
             self.save()
             self.submit()
 
     def take(self, arrived: list[tuple[str, Outcome]]) -> None:
         self.unsaved += [(self.running.pop(job_id), _checked(outcome)) for job_id, outcome in arrived]
+
+    def inherit(self, turn: _Turn) -> None:
+        """Takes the outcome of the equal job that was told; stored with whatever is stored next, for a transaction waits for the disk."""
+        self.unsaved.append((turn, replace(self.outcomes[turn.same_as], steps=0, seconds=0.0)))
 
     def save(self) -> None:
         # An interruption may have come between storing and noting it.
@@ -263,8 +273,10 @@ class _Drive:
     def tell(self) -> None:
         turn = self.untold.popleft()
         assert turn.outcome is not None
-        if turn.fingerprint and not turn.same_as:
+        if turn.first:
             self.outcomes[turn.job.id] = replace(turn.outcome, curves=())
+            for heir in self.heirs.pop(turn.job.id, ()):
+                self.inherit(heir)
         self.source.tell(turn.job.id, turn.outcome)
         self.happen("told", turn)
 

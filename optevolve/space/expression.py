@@ -69,7 +69,7 @@ class Node:
             and self.params == other.params
             and self.args == other.args
             # 0.0 == -0.0 but they are not the same number: 1/x tells them apart
-            and all(math.copysign(1, a) == math.copysign(1, b) for a, b in zip(self.params, other.params, strict=True))
+            and (not self.params or all(math.copysign(1, a) == math.copysign(1, b) for a, b in zip(self.params, other.params, strict=True)))
         )
 
     def __repr__(self) -> str:
