@@ -254,11 +254,10 @@ def math(latex: str) -> str:
 def cost(row: ZooRule, measured: Mapping[str, Any]) -> str:
     """What a step of a rule costs, measured, in words."""
     memory, arithmetic = measured["byte_floor_ms"], measured["arithmetic_floor_ms"]
-    bound = "bound by memory" if memory >= arithmetic else "bound by arithmetic"
     text = (
         f"**{measured['ratio']:.2f} × fused AdamW** ({measured['ms']:.1f} ms beside {measured['adamw_ms']:.1f}), "
         f"{measured['bytes']} bytes moved per parameter beside 28. "
-        f"Floors: {memory:.1f} ms by bandwidth, {arithmetic:.1f} ms by arithmetic; {bound}."
+        f"Floors: {memory:.1f} ms by bandwidth, {arithmetic:.1f} ms by arithmetic."
     )
     formulas = " ".join(step.formula for step in lower(row.rule.expression).instructions)
     if "orthogonalize(" in formulas:
