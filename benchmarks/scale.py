@@ -4,8 +4,9 @@ the real driver, particle search, integrity check and store.
     python benchmarks/scale.py                       # goals: under 5 ms per evaluation, under 1 GiB, the end within 1.5 times the start
     python benchmarks/scale.py --evaluations 5000    # a sample
 
-Goals are about processor time, the driver's own without the simulated workers', so that other work on the machine does not count; time by
-the clock, which has waiting for the disk in it too, stands beside it. Memory is the process's peak. Exits with 1 if a goal is missed.
+Times are the driver's own, without the simulated workers': by the clock, waiting for the disk included, and of the processor. The first
+counts on a machine that does nothing else, the second also tells on a busy one; the ratio of end and start is given for both. The whole
+takes below ten minutes. Memory is the process's peak. Exits with 1 if a goal is missed.
 """
 
 import argparse
@@ -43,23 +44,24 @@ def fitness(job: Job) -> Outcome:
 
 
 class SimulatedWorkers:
-    """Workers on a clock of their own; `seconds` is what simulating them took in reality."""
+    """Workers on a clock of their own; `seconds` and `wall` are what simulating them took in reality, of the processor and by the clock."""
 
     def __init__(self, capacity: int, tick: float) -> None:
         self.capacity, self.tick = capacity, tick
-        self.now = self.seconds = 0.0
+        self.now = self.seconds = self.wall = 0.0
         self.jobs: list[tuple[float, int, str, Outcome]] = []
         self.count = 0
 
     def submit(self, job: Job) -> None:
-        started = time.process_time()
+        started, clock = time.process_time(), time.perf_counter()
         outcome = fitness(job)
         self.count += 1
         heapq.heappush(self.jobs, (self.now + outcome.seconds, self.count, job.id, outcome))
         self.seconds += time.process_time() - started
+        self.wall += time.perf_counter() - clock
 
     def collect(self, timeout: float) -> list[tuple[str, Outcome]]:
-        started = time.process_time()
+        started, clock = time.process_time(), time.perf_counter()
         arrived = []
         if self.jobs:
             self.now = self.jobs[0][0] + self.tick
@@ -67,6 +69,7 @@ class SimulatedWorkers:
                 _, _, job_id, outcome = heapq.heappop(self.jobs)
                 arrived.append((job_id, outcome))
         self.seconds += time.process_time() - started
+        self.wall += time.perf_counter() - clock
         return arrived
 
     def close(self) -> None:
@@ -96,6 +99,14 @@ class Source:
         return self.algorithm.done
 
 
+def ends(marks: list[tuple[int, float, float]], column: int) -> tuple[float, float]:
+    """Milliseconds per evaluation in the first and the last tenth of the evolution."""
+    tenth = max(1, len(marks) // 10)
+    spans = [(marks[0], marks[tenth]), (marks[-1 - tenth], marks[-1])]
+    start, end = ((float(last[column]) - float(first[column])) / (last[0] - first[0]) * 1e3 for first, last in spans)
+    return start, end
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--evaluations", type=int, default=100_000)
@@ -108,7 +119,7 @@ def main() -> int:
     population = 2 * particles  # and 1 + 16 × 6 evaluations for each particle: 99 in all
     search = Search(population=population, particles=particles, timesteps=16, children=6, redraws=0, lookahead=2 * options.workers)
     source, workers, sameness = Source(search), SimulatedWorkers(options.workers, 2.0), Sameness(options.sameness)
-    marks: list[tuple[int, float]] = []  # evolution told so far, the driver's seconds so far
+    marks: list[tuple[int, float, float]] = []  # evolution told so far, the driver's seconds so far: of the processor, by the clock
     told = same_seconds = 0.0
 
     def same(job: Job) -> str:
@@ -123,32 +134,32 @@ def main() -> int:
         if happening.kind == "told" and happening.stage == "evolution":
             told += 1
             if told % 100 == 0:
-                marks.append((int(told), time.process_time() - started - workers.seconds))
+                marks.append((int(told), time.process_time() - started - workers.seconds, time.perf_counter() - clock - workers.wall))
 
     with tempfile.TemporaryDirectory() as folder, Study.create(options.store or Path(folder) / "study.db", "x") as study:
         clock, started = time.perf_counter(), time.process_time()
         drive(source, workers, study, lookahead=search.lookahead, same=same, on_event=watch)
-        own, wall = time.process_time() - started - workers.seconds, time.perf_counter() - clock
+        own, wall = time.process_time() - started - workers.seconds, time.perf_counter() - clock - workers.wall
         evaluations = len(study.jobs())
         size = 0 if options.store else sum(path.stat().st_size for path in Path(folder).iterdir())
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform != "darwin" else 2**30)
-    tenth = max(1, len(marks) // 10)
-    start = (marks[tenth][1] - marks[0][1]) / (marks[tenth][0] - marks[0][0]) * 1e3
-    end = (marks[-1][1] - marks[-1 - tenth][1]) / (marks[-1][0] - marks[-1 - tenth][0]) * 1e3
-    each = own / evaluations * 1e3
+    each, wall_each = own / evaluations * 1e3, wall / evaluations * 1e3
+    start, end = ends(marks, 1)
+    wall_start, wall_end = ends(marks, 2)
     rest = own - source.seconds - same_seconds
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(f"{evaluations} evaluations by {options.workers} simulated workers, equal rules by {options.sameness}")
-    print(f"driver             {each:8.2f} ms per evaluation   goal < 5")
+    print(f"by the clock       {wall_each:8.2f} ms per evaluation   goal < 5")
+    print(f"processor time     {each:8.2f} ms per evaluation   goal < 5")
     print(f"  search           {source.seconds / evaluations * 1e3:8.2f} ms (mutation, integrity check)")
     print(f"  equal rules      {same_seconds / evaluations * 1e3:8.2f} ms")
     print(f"  driver and store {rest / evaluations * 1e3:8.2f} ms")
-    print(f"by the clock       {wall / evaluations * 1e3:8.2f} ms per evaluation, simulated workers and other programs included")
-    print(f"start, end         {start:8.2f}, {end:.2f} ms per evaluation, ratio {end / start:.2f}   goal < 1.5")
+    print(f"start, end         {wall_start:8.2f}, {wall_end:.2f} ms by the clock, ratio {wall_end / wall_start:.2f}   goal < 1.5")
+    print(f"start, end         {start:8.2f}, {end:.2f} ms of the processor, ratio {end / start:.2f}   goal < 1.5")
     print(f"peak memory        {peak:8.2f} GiB   goal < 1")
     print(f"database           {size / 2**20:8.0f} MiB")
-    return 0 if each < 5 and end / start < 1.5 and peak < 1 else 1
+    return 0 if max(each, wall_each) < 5 and max(end / start, wall_end / wall_start) < 1.5 and peak < 1 else 1
 
 
 if __name__ == "__main__":
