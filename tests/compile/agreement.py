@@ -1,6 +1,8 @@
 """What the tests of this folder share: rules to test, runs of a rule in every way, and how far float32 lets them differ."""
 
-import os
+import ctypes
+import inspect
+import textwrap
 import warnings
 from collections.abc import Callable
 from functools import cache, partial
@@ -12,6 +14,8 @@ import torch
 from optevolve.compile import build, class_of
 from optevolve.compile.cpp import translate
 from optevolve.compile.kernel import FusedStep, shared_object
+from optevolve.compile.schedulers import WarmupCosine
+from optevolve.schedule import schedule_values
 from optevolve.space.grammar import paper_grammar
 from optevolve.space.interpret import Interpreter, ReferenceOptimizer
 from optevolve.space.lower import lower
@@ -20,7 +24,7 @@ from optevolve.space.sample import sample_genome
 from optevolve.zoo import ZOO
 
 SHAPE, STEPS, TOTAL, LR = (5, 7), 100, 60, 0.01
-LONG = bool(os.environ.get("OPTEVOLVE_LONG_TESTS"))
+WARMUP, HOLD = 15, 5
 
 
 def random_rules(count: int) -> list[UpdateRule]:
@@ -35,38 +39,42 @@ def problem() -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=SHAPE).astype(np.float32), rng.normal(size=(STEPS, *SHAPE)).astype(np.float32)
 
 
-def reference(rule: UpdateRule, dtype: type = np.float32) -> np.ndarray:
-    """Weights after each step, shape (steps, *shape), in the given precision."""
+def reference(rule: UpdateRule, dtype: type = np.float32, *, scheduled: bool = False) -> np.ndarray:
+    """Weights after each step, shape (steps, *shape), in the given precision; learning rate and momentum are constant or the paper's."""
     w, gradients = problem()
     optimizer = ReferenceOptimizer(rule, SHAPE, TOTAL)
     optimizer.update = Interpreter(lower(rule.expression), SHAPE, TOTAL, dtype=dtype)
     w, rows = w.astype(dtype), []
-    for g in gradients.astype(dtype):
-        w = optimizer.step(w, g, LR, 0.9)
+    rates, momenta = schedule_values(LR, STEPS, WARMUP, HOLD) if scheduled else ([LR] * STEPS, [0.9] * STEPS)
+    for g, rate, momentum in zip(gradients.astype(dtype), rates, momenta, strict=True):
+        w = optimizer.step(w, g, float(rate), float(momentum))
         rows.append(w)
     return np.stack(rows)
 
 
-def trained(rule: UpdateRule, make: Callable[..., Any] | None = None, **options) -> np.ndarray:
+def trained(rule: UpdateRule, make: Callable[..., Any] | None = None, *, scheduled: bool = False, **options) -> np.ndarray:
     """The same through torch, by what makes an optimizer of (params, lr, total_steps); a second parameter of another shape goes along."""
     start, gradients = problem()
     parameters = [torch.nn.Parameter(torch.from_numpy(start.copy())), torch.nn.Parameter(torch.ones(3))]
     optimizer = (make or partial(build, rule))(parameters, LR, TOTAL, **options)
+    scheduler = WarmupCosine(optimizer, STEPS, WARMUP, HOLD, momentum=(0.95, 0.85)) if scheduled else None
     rows = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*goes on past its")
         for g in torch.from_numpy(gradients):
             parameters[0].grad, parameters[1].grad = g, g[0, :3]
             optimizer.step()
+            if scheduler:
+                scheduler.step()
             rows.append(parameters[0].detach().numpy().copy())
     return np.stack(rows)
 
 
-def assert_agree(rule: UpdateRule, got: np.ndarray) -> None:
+def assert_agree(rule: UpdateRule, got: np.ndarray, *, scheduled: bool = False) -> None:
     """Weights agree at every step within 2e-5 (absolute, and relative to the largest weight), or 20 times what rounding to float32 has
     done to the reference until then, for rules that amplify it. Where the float32 reference has overflowed nothing is compared."""
     with np.errstate(all="ignore"):
-        expected, exact = reference(rule), reference(rule, np.float64)
+        expected, exact = reference(rule, scheduled=scheduled), reference(rule, np.float64, scheduled=scheduled)
         axes = tuple(range(1, expected.ndim))
         size = np.max(np.abs(expected), axis=axes, initial=1.0)
         rounding = np.maximum.accumulate(np.max(np.abs(expected - exact), axis=axes))
@@ -91,16 +99,11 @@ def compiled_together(rules: list[UpdateRule]) -> dict:
         body = "\n".join(line for line in kernel.text.splitlines() if not line.startswith("#include"))
         parts.append(f"namespace kernel{i} {{\n{body}\n}}".replace("void step(", f"void step{i}("))
     path = shared_object("\n".join(parts))
-    import ctypes
-
     library = ctypes.CDLL(str(path))
     return {advance: FusedStep(kernel, getattr(library, f"step{i}")) for i, (advance, kernel) in enumerate(kernels.items())}
 
 
 def advance_text(cls: type) -> str:
-    import inspect
-    import textwrap
-
     return textwrap.dedent(inspect.getsource(cls.advance))
 
 
