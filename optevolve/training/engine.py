@@ -18,6 +18,7 @@ from torch import nn
 from optevolve.config import Protocol
 from optevolve.errors import ConfigError
 from optevolve.tasks import Batch
+from optevolve.training.convolution import ConvNormSwish
 from optevolve.training.norm_swish import NormSwish, available
 
 __all__ = ["PLAIN", "Engine", "precision_of"]
@@ -83,7 +84,11 @@ class Engine:
                 for number in range(len(sequence) - 1):
                     norm, swish = sequence[number], sequence[number + 1]
                     if isinstance(swish, nn.SiLU) and type(norm) is nn.BatchNorm2d and _plain(norm):
-                        sequence[number], sequence[number + 1] = NormSwish(norm), nn.Identity()
+                        fused = NormSwish(norm)
+                        sequence[number], sequence[number + 1] = fused, nn.Identity()
+                        before = sequence[number - 1] if number else None
+                        if type(before) is nn.Conv2d and ConvNormSwish.fits(before):
+                            sequence[number - 1], sequence[number] = ConvNormSwish(before, fused), nn.Identity()
         return model
 
     def rng_devices(self) -> list[int]:
