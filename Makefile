@@ -50,8 +50,9 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# All that need no arguments; protocols.py compares two calibrations.
 bench: $(READY)
-	@set -e; for script in $(filter-out benchmarks/gallery.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+	@set -e; for script in $(filter-out benchmarks/gallery.py benchmarks/protocols.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
 # docs/optimizers.md and its figures; what steps cost is read from docs/optimizers/cost.json.
 docs: $(READY)
