@@ -41,7 +41,8 @@ def follow(place: str, number: int, every: float) -> None:
                 count = len(study.jobs())
                 if count != known or finished:  # reading everything anew is for when there is something new
                     known, measurements = count, study.measurements(with_curves=False)
-                    live.update(picture(title, measurements, leaderboard(measurements, number), finished), refresh=True)
+                    rows = leaderboard(measurements, number, config.search.over_tasks)
+                    live.update(picture(title, measurements, rows, finished), refresh=True)
                 if finished:
                     return
                 time.sleep(every)
