@@ -50,6 +50,30 @@ def test_every_rule_of_the_zoo_has_a_class() -> None:
     assert {"Opt1", "Opt10", "A1", "A5", "PowerSign", "AddSign", "QHM", "Lion"} <= set(optim.__all__)
 
 
+@pytest.mark.parametrize(
+    ("name", "buffers"),
+    [
+        ("SGD", 0),
+        ("Momentum", 1),
+        ("Nesterov", 1),
+        ("Lion", 1),
+        ("Opt6", 1),
+        ("Opt10", 1),
+        ("RMSprop", 1),
+        ("Adam", 2),
+        ("AdamW", 2),
+        ("A1", 2),
+    ],
+)
+def test_state_is_what_the_equation_needs(name: str, buffers: int) -> None:
+    """So that a fused step moves 12 + 8 k bytes per parameter: SGD 12, Lion and Opt6 20, AdamW and A1 28."""
+    w = torch.nn.Parameter(torch.ones(3))
+    w.grad = torch.ones(3)
+    optimizer = getattr(optim, name)([w], lr=0.1, total_steps=10)
+    optimizer.step()
+    assert sum(value.shape == w.shape for value in optimizer.state[w].values()) == buffers
+
+
 def test_classes_pickle_by_name() -> None:
     assert pickle.loads(pickle.dumps(optim.Opt6)) is optim.Opt6
     assert pickle.loads(pickle.dumps(optim.L3)) is optim.L3
