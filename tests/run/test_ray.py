@@ -61,15 +61,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             left = running(mine, others)
         for process in left:
             process.kill()
-    assert left == []
+    assert left == [], "Ray left processes behind, which were killed"
 
 
 def running(parent: psutil.Process, others: set[psutil.Process]) -> list[psutil.Process]:
-    """What a process has started since; what has ended and is merely not yet waited for does not count."""
+    """Ray's processes that this one has started since; what has ended and is merely not yet waited for does not count."""
     found = []
     for process in set(parent.children(recursive=True)) - others:
         with suppress(psutil.NoSuchProcess):
-            if process.status() != psutil.STATUS_ZOMBIE:
+            command = " ".join(process.cmdline())
+            if process.status() != psutil.STATUS_ZOMBIE and ("/ray/" in command or "ray::" in command):
                 found.append(process)
     return found
 
