@@ -22,10 +22,9 @@ from optevolve.eliminate import Contestant
 from optevolve.errors import ConfigError, StudyError
 from optevolve.evaluate import Comparison, EvaluationSource
 from optevolve.evaluate import compare as table_of
+from optevolve.listening import Listening
 from optevolve.progress import Listener
-from optevolve.records import Measurement
 from optevolve.report.contest import write_plot
-from optevolve.run.driver import Happening
 from optevolve.run.folder import config_of, write_text
 from optevolve.run.session import session
 from optevolve.run.store import Study
@@ -94,7 +93,8 @@ def compare(
     folder = Path(out)
     place = folder / "study.db"
     source = EvaluationSource(contestants, specs, config.evaluation.protocol, seeds=seeds, seed=seed)
-    listeners = [] if progress is None else [_Listening(progress, len(contestants) * len(set(specs)) * (1 + seeds))]
+    total = len(contestants) * len(set(specs)) * (1 + seeds)
+    listeners = [] if progress is None else [Listening(progress, lambda _: "comparison", lambda _: total)]
     with Study.open(place) if place.exists() else Study.create(place, to_toml(config)) as study:
         _refuse_another(folder, config_of(study), config)
         try:
@@ -174,15 +174,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-class _Listening:
-    """Tells a progress listener what the driver does: for a person, tuning and evaluation are one stage."""
-
-    def __init__(self, progress: Listener, total: int) -> None:
-        self._progress = progress
-        progress.on_stage("comparison", total)
-
-    def __call__(self, event: Happening) -> None:
-        if event.outcome is not None and (event.kind == "measured" or (event.kind == "told" and event.stored)):
-            self._progress.on_measurement(Measurement("comparison", event.job, event.outcome), event.stored)

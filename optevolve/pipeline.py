@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from optevolve.eliminate import Contestant, EliminationSource, contenders, seed_
 from optevolve.errors import ConfigError, StudyError
 from optevolve.evaluate import Comparison, EvaluationSource, compare
 from optevolve.integrity import check_integrity
-from optevolve.progress import Listener
-from optevolve.records import Job, Measurement, Outcome
+from optevolve.listening import Listening
+from optevolve.records import Job, Outcome
 from optevolve.report import leaderboard as ranked
 from optevolve.report import write_report
 from optevolve.report.figures import write_figures
-from optevolve.run.driver import Ask, Happening
+from optevolve.run.driver import Ask
 from optevolve.run.folder import open_run, read_run
 from optevolve.run.session import Session, session
 from optevolve.run.store import Study
@@ -320,7 +321,7 @@ def _session(
     """Workers for the time of a run; they find the data where the config says."""
     if config.data:
         os.environ["OPTEVOLVE_DATA"] = str(Path(config.data).resolve())
-    listeners = [_Listening(progress, config)] if progress is not None else []
+    listeners = [Listening(progress, _stage_of, partial(_size, config))] if progress is not None else []
     try:
         with session(study, surrogate.measure, config.workers, workers, folder, listeners=listeners, callbacks=callbacks) as work:
             yield work
@@ -329,39 +330,27 @@ def _session(
             progress.on_end()
 
 
-class _Listening:
-    """Tells a progress listener what the driver does."""
+def _stage_of(stage: str) -> str:
+    """A contestant is evaluated as soon as it is tuned: for a person that is one stage."""
+    return "final evaluation" if stage in ("tune", "evaluate") else stage
 
-    def __init__(self, progress: Listener, config: RunConfig) -> None:
-        self.progress = progress
-        self.config = config
-        self.stage = ""
 
-    def __call__(self, event: Happening) -> None:
-        # A contestant is evaluated as soon as it is tuned: for a person that is one stage.
-        stage = "final evaluation" if event.stage in ("tune", "evaluate") else event.stage
-        if event.kind == "asked" and stage != self.stage:
-            self.stage = stage
-            self.progress.on_stage(stage, self._size(stage))
-        if event.outcome is not None and (event.kind == "measured" or (event.kind == "told" and event.stored)):
-            self.progress.on_measurement(Measurement(stage, event.job, event.outcome, event.proposal, event.same_as), event.stored)
-
-    def _size(self, stage: str) -> int:
-        """Measurements that a stage makes if none fails."""
-        config, evaluation = self.config, self.config.evaluation
-        rounds = config.rounds
-        finalists = (rounds[-1].keep if rounds else config.contenders) + len(evaluation.baselines)
-        tasks = max(1, len(evaluation.tasks))
-        search = config.search
-        sizes = {
-            "initial": search.population,
-            "evolution": search.particles * (1 + search.timesteps * search.children),
-            "final evaluation": finalists * tasks * (1 + evaluation.seeds),
-        }
-        entering = [min(config.contenders, search.population + sizes["evolution"]), *(r.keep for r in rounds)]
-        for number, (size, budget) in enumerate(zip(entering, rounds, strict=False), start=1):
-            sizes[f"eliminate/{number}"] = size * budget.seeds
-        return sizes[stage]
+def _size(config: RunConfig, stage: str) -> int:
+    """Measurements that a stage makes if none fails."""
+    evaluation = config.evaluation
+    rounds = config.rounds
+    finalists = (rounds[-1].keep if rounds else config.contenders) + len(evaluation.baselines)
+    tasks = max(1, len(evaluation.tasks))
+    search = config.search
+    sizes = {
+        "initial": search.population,
+        "evolution": search.particles * (1 + search.timesteps * search.children),
+        "final evaluation": finalists * tasks * (1 + evaluation.seeds),
+    }
+    entering = [min(config.contenders, search.population + sizes["evolution"]), *(r.keep for r in rounds)]
+    for number, (size, budget) in enumerate(zip(entering, rounds, strict=False), start=1):
+        sizes[f"eliminate/{number}"] = size * budget.seeds
+    return sizes[stage]
 
 
 def _write_results(folder: Path, study: Study, config: RunConfig) -> None:

@@ -31,6 +31,7 @@ LAYERS: list[set[str]] = [
     {"config_check"},
     {"config_text"},
     {"run", "report", "progress"},
+    {"listening"},
     {"pipeline"},
     {"calibrate", "comparison"},
     {"cli"},

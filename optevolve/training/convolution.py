@@ -16,33 +16,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from optevolve.compile.kernel import shared_object
+from optevolve.training.elements import ELEMENTS
 from optevolve.training.norm_swish import NormSwish, backward_kernel, forward_kernel
 
 __all__ = ["ConvNormSwish", "available"]
 
 _LARGEST_IMAGE = 8 * 8  # pixels that one image may have: the copies of a batch then stay in the cache
-_TEXT = r"""
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
-#include <vector>
-
-typedef int64_t i64;
-
-static inline float read(float value) { return value; }
-static inline float read(uint16_t value) {  // bfloat16
-  uint32_t bits = uint32_t(value) << 16;
-  float out;
-  std::memcpy(&out, &bits, 4);
-  return out;
-}
-static inline void write(float& place, float value) { place = value; }
-static inline void write(uint16_t& place, float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  uint16_t rounded = uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-  place = value == value ? rounded : uint16_t(0x7fc0);
-}
+_TEXT = (
+    ELEMENTS
+    + r"""
 
 // Where the three runs of three padded pixels begin that an output pixel sees, one below the other. `visit` gets the offset in the padded
 // image and in the rows.
@@ -103,6 +85,7 @@ FACE(float32_float32, float, float)
 FACE(float32_bfloat16, float, uint16_t)
 FACE(bfloat16_bfloat16, uint16_t, uint16_t)
 """
+)
 
 
 @cache

@@ -18,11 +18,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import batch_norm, silu
 
 from optevolve.compile.kernel import shared_object
+from optevolve.training.elements import ELEMENTS
 
 __all__ = ["NormSwish", "available", "backward_kernel", "forward_kernel"]
 
 _TILE = 512  # elements that one inner loop covers
-_TEXT = r"""
+_TEXT = (
+    r"""
 // Wide vectors and fused multiply-adds halve the time: these loops compute more than they wait.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("fp-contract=fast")
@@ -30,28 +32,9 @@ _TEXT = r"""
 #pragma GCC target("prefer-vector-width=512")
 #endif
 #endif
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <vector>
-
-typedef int64_t i64;
-
-static inline float read(float value) { return value; }
-static inline float read(uint16_t value) {  // bfloat16
-  uint32_t bits = uint32_t(value) << 16;
-  float out;
-  std::memcpy(&out, &bits, 4);
-  return out;
-}
-static inline void write(float& place, float value) { place = value; }
-static inline void write(uint16_t& place, float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  uint16_t rounded = uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-  place = value == value ? rounded : uint16_t(0x7fc0);
-}
+"""
+    + ELEMENTS
+    + r"""
 
 static inline float sigmoid(float z) {  // Cephes' expf, without branches so that it vectorises; NaN stays NaN
   float x = -z;
@@ -212,6 +195,7 @@ static void backward(const T* x, const T* dy, T* dx, i64 size, i64 channels, i64
 FACE(float, float)
 FACE(bfloat16, uint16_t)
 """
+)
 
 
 @cache

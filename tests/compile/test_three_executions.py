@@ -4,7 +4,6 @@ For every zoo rule and 500 random ones, within the float32 tolerance that `asser
 """
 
 import pytest
-import torch
 
 from optevolve.compile import class_of, contract
 from optevolve.space import parse
@@ -14,7 +13,6 @@ from tests.compile.agreement import ZOO_NAMES, assert_agree, compiled_together, 
 NAMED = [*(ZOO[name].rule for name in ZOO_NAMES), parse("-momentum: v_hat * a4"), parse("-nesterov: sign(qhm(v)) + 0.01 * w")]
 RANDOM = random_rules(500)
 WAYS = [{"flat": True}, {"foreach": True}, {"capturable": True}]
-WITH_VECTORS = pytest.mark.skipif(not torch.backends.cpu.get_cpu_capability(), reason="no vector instructions")
 
 
 @pytest.mark.parametrize("name", ZOO_NAMES)
@@ -43,14 +41,12 @@ def fused_together(monkeypatch):
     return install
 
 
-@WITH_VECTORS
 def test_zoo_rules_fused(fused_together) -> None:
     fused_together(NAMED, "-O1")
     for rule in NAMED:
         assert_agree(rule, trained(rule, fused=True))
 
 
-@WITH_VECTORS
 @pytest.mark.parametrize("start", range(0, 500, 100))
 def test_random_rules_fused(fused_together, start: int) -> None:
     """Compiled without optimization, which is quick and does the same arithmetic: contraction is off at every level."""
@@ -66,7 +62,6 @@ def test_other_ways_to_run(way: dict) -> None:
         assert_agree(rule, trained(rule, **way))
 
 
-@WITH_VECTORS
 @pytest.mark.parametrize("way", [{}, {"flat": True}, {"fused": True}], ids=str)
 def test_schedules_of_learning_rate_and_momentum(fused_together, way: dict) -> None:
     """Warm-up and cosine with the paper's momentum from 0.95 to 0.85 and back, as a scheduler and as numbers for the reference."""

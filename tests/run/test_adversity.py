@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from listed import List
 
 from optevolve.config import Search
 from optevolve.errors import StudyError
@@ -100,23 +101,6 @@ def test_a_database_that_another_process_locks_ends_a_search_that_goes_on_when_i
 
 
 WORDS = ("raise x", "os._exit 2", "segfault", "hang", "sys.exit", "interrupt", "memory 100_000_000_000", "nothing")
-
-
-class List:
-    """Asks jobs one after the other."""
-
-    def __init__(self, jobs: list[Job]) -> None:
-        self.left, self.told, self.open = jobs[::-1], {}, 0
-
-    def ask(self) -> tuple[str, Job, None] | None:
-        return ("stage", self.left.pop(), None) if self.left else None
-
-    def tell(self, job_id: str, outcome: Outcome) -> None:
-        self.told[job_id] = outcome
-
-    @property
-    def done(self) -> bool:
-        return not self.left
 
 
 def test_two_hundred_evaluations_of_which_one_in_five_is_poison_give_the_same_healthy_results_as_without(tmp_path: Path) -> None:

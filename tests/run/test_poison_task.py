@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from listed import List
 
 from optevolve import pipeline, surrogate
 from optevolve.config import Protocol, Schedule
@@ -64,23 +65,6 @@ def test_a_candidate_that_makes_a_sound_task_raise_fails_alone(where: str) -> No
     calm = surrogate.measure(job("calm", "0.01 * g", spec))
     assert calm.status in {Status.COMPLETED, Status.STOPPED}
     assert exact(calm) == exact(surrogate.measure(job("calm", "0.01 * g")))
-
-
-class List:
-    """Asks jobs one after the other."""
-
-    def __init__(self, jobs: list[Job]) -> None:
-        self.left, self.told = jobs[::-1], {}
-
-    def ask(self) -> tuple[str, Job, None] | None:
-        return ("stage", self.left.pop(), None) if self.left else None
-
-    def tell(self, job_id: str, outcome: Outcome) -> None:
-        self.told[job_id] = outcome
-
-    @property
-    def done(self) -> bool:
-        return not self.left
 
 
 def unfit(how: str) -> bool:
