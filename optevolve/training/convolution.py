@@ -1,7 +1,8 @@
-"""3x3 convolution of small images as a matrix product, with the batch norm and swish that follow it in one step of autograd.
+"""3x3 convolution with the batch norm and swish that follow it, as one step of autograd: C++ for the CPU, compiled once and kept on disk.
 
-torch's convolutions are made for large layers: on 8x8 images two thirds of their time is overhead. Copying every pixel's neighbourhood into
-a row of a matrix costs little there, and the rest is one matrix product; on larger images the matrix no longer fits into the cache.
+torch's convolutions are made for large layers: on 8x8 images two thirds of their time is overhead. Here an image at a time is copied into a padded buffer that stays in the cache, and the convolution, its two gradients, the sums that batch norm
+needs and the swish are computed around that buffer, in float32 whatever the images' type. A sum over the kernel's nine places is three runs
+of memory, so nothing is unfolded.
 """
 
 from __future__ import annotations
@@ -16,70 +17,233 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from optevolve.compile.kernel import shared_object
-from optevolve.training.elements import ELEMENTS
-from optevolve.training.norm_swish import NormSwish, backward_kernel, forward_kernel
+from optevolve.training.norm_swish import NORM_SWISH, NormSwish, tile_length
 
 __all__ = ["ConvNormSwish", "available"]
 
-_LARGEST_IMAGE = 8 * 8  # pixels that one image may have: the copies of a batch then stay in the cache
+_LARGEST_IMAGE = 8 * 8  # pixels of the input. Larger layers are torch's: it multiplies in bfloat16, where this multiplies in float32
 _TEXT = (
-    ELEMENTS
+    NORM_SWISH
     + r"""
+#if defined(__AVX512F__)
+static const int LANES = 16;
+#elif defined(__AVX__)
+static const int LANES = 8;
+#else
+static const int LANES = 4;
+#endif
+typedef float V __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+static inline i64 padded(i64 channels) { return (channels + LANES - 1) / LANES * LANES; }
 
-// Where the three runs of three padded pixels begin that an output pixel sees, one below the other. `visit` gets the offset in the padded
-// image and in the rows.
-template <typename Visit>
-static inline void runs(i64 height, i64 width, i64 channels, i64 stride, Visit visit) {
-  const i64 down = (height - 1) / stride + 1, across = (width - 1) / stride + 1;
-  i64 row = 0;
-  for (i64 r = 0; r < down; r++)
-    for (i64 c = 0; c < across; c++)
-      for (i64 k = 0; k < 3; k++, row += 3 * channels) visit(((r * stride + k) * (width + 2) + c * stride) * channels, row);
-}
-
-template <typename T, typename U>
-static void unfold(const T* x, U* rows, i64 images, i64 height, i64 width, i64 channels, i64 stride) {
-  const i64 line = width * channels, out = ((height - 1) / stride + 1) * ((width - 1) / stride + 1) * 9 * channels;
-  std::vector<U> padded((height + 2) * (width + 2) * channels);  // zeros around
-  for (i64 n = 0; n < images; n++, rows += out, x += height * line) {
-    for (i64 y = 0; y < height; y++) {
-      U* __restrict to = padded.data() + ((y + 1) * (width + 2) + 1) * channels;
-      const T* __restrict in = x + y * line;
-      for (i64 j = 0; j < line; j++) write(to[j], read(in[j]));
-    }
-    const U* from = padded.data();
-    if (channels == 1)  // a length that the compiler knows
-      runs(height, width, 1, stride, [&](i64 at, i64 row) { std::memcpy(rows + row, from + at, 3 * sizeof(U)); });
-    else
-      runs(height, width, channels, stride, [&](i64 at, i64 row) { std::memcpy(rows + row, from + at, 3 * channels * sizeof(U)); });
-  }
-}
-
-template <typename T, typename U>
-static void fold(const U* rows, T* x, i64 images, i64 height, i64 width, i64 channels, i64 stride) {
-  const i64 line = width * channels, out = ((height - 1) / stride + 1) * ((width - 1) / stride + 1) * 9 * channels;
-  std::vector<float> padded((height + 2) * (width + 2) * channels);
-  for (i64 n = 0; n < images; n++, rows += out, x += height * line) {
-    std::fill(padded.begin(), padded.end(), 0.0f);
-    runs(height, width, channels, stride, [&](i64 at, i64 row) {
-      float* __restrict to = padded.data() + at;
-      const U* __restrict in = rows + row;
-      for (i64 j = 0; j < 3 * channels; j++) to[j] += read(in[j]);
-    });
-    for (i64 y = 0; y < height; y++) {
-      const float* __restrict from = padded.data() + ((y + 1) * (width + 2) + 1) * channels;
-      T* __restrict to = x + y * line;
-      for (i64 j = 0; j < line; j++) write(to[j], from[j]);
+// acc[r] += sum over the runs of a[r * step + offset + k] w[k]: R rows of P vectors.
+template <int R, int P>
+static inline void multiply(const float* a, i64 step, const i64* offsets, i64 runs, i64 length, const float* w, V (&acc)[R][P]) {
+  for (i64 t = 0; t < runs; t++) {
+    const float* from = a + offsets[t];
+    for (i64 k = 0; k < length; k++, w += P * LANES) {
+      V row[P];
+#pragma GCC unroll 4
+      for (int p = 0; p < P; p++) row[p] = *(const V*)(w + p * LANES);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++) {
+        const float value = from[r * step + k];
+#pragma GCC unroll 4
+        for (int p = 0; p < P; p++) acc[r][p] += value * row[p];
+      }
     }
   }
 }
 
-#define FACE(name, T, U)                                                                                                                \
-  extern "C" void unfold_##name(const T* x, U* rows, i64 images, i64 height, i64 width, i64 channels, i64 stride) {                     \
-    unfold<T, U>(x, rows, images, height, width, channels, stride);                                                                     \
+// A kernel laid out for `multiply`: panels of two vectors of outputs, the last of one where that is enough.
+struct Packed {
+  i64 outputs, rows;  // outputs rounded up to whole vectors; products in each
+  std::vector<float> values;
+  template <typename Value>
+  Packed(i64 channels, i64 rows, Value value) : outputs(padded(channels)), rows(rows), values(padded(channels) * rows) {
+    float* to = values.data();
+    for (i64 first = 0; first < outputs; first += 2 * LANES)
+      for (i64 k = 0; k < rows; k++)
+        for (i64 n = first; n < std::min(first + 2 * LANES, outputs); n++) *to++ = n < channels ? value(k, n) : 0.0f;
+  }
+};
+
+template <int R, int P>
+static void rows_of(const float* a, i64 step, const i64* offsets, i64 runs, i64 length, const float* w, float* out, i64 out_step) {
+  V acc[R][P] = {};
+  multiply<R, P>(a, step, offsets, runs, length, w, acc);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int p = 0; p < P; p++) *(V*)(out + r * out_step + p * LANES) = acc[r][p];
+}
+
+// A line of `count` pixels, `step` apart in `a` and `out_step` in `out`.
+template <int P>
+static void line_of(const float* a, i64 step, i64 count, const i64* offsets, i64 runs, i64 length, const float* w, float* out, i64 out_step) {
+  i64 c = 0;
+  for (; c + 8 <= count; c += 8) rows_of<8, P>(a + c * step, step, offsets, runs, length, w, out + c * out_step, out_step);
+  for (; c + 4 <= count; c += 4) rows_of<4, P>(a + c * step, step, offsets, runs, length, w, out + c * out_step, out_step);
+  for (; c < count; c++) rows_of<1, P>(a + c * step, step, offsets, runs, length, w, out + c * out_step, out_step);
+}
+static void line(const float* a, i64 step, i64 count, const i64* offsets, i64 runs, i64 length, const Packed& w, float* out, i64 out_step) {
+  for (i64 first = 0; first < w.outputs; first += 2 * LANES) {
+    const float* panel = w.values.data() + first * w.rows;
+    if (w.outputs - first > LANES) line_of<2>(a, step, count, offsets, runs, length, panel, out + first, out_step);
+    else line_of<1>(a, step, count, offsets, runs, length, panel, out + first, out_step);
+  }
+}
+
+// out[r] += sum over the pixels of x[r] dz: R rows of P vectors of the kernel's gradient.
+template <int R, int P>
+static void outer(const float* x, i64 x_line, i64 x_step, const float* dz, i64 dz_line, i64 dz_step, i64 down, i64 across, float* out, i64 pitch) {
+  V acc[R][P] = {};
+  for (i64 y = 0; y < down; y++) {
+    const float* from = x + y * x_line;
+    const float* up = dz + y * dz_line;
+    for (i64 c = 0; c < across; c++, from += x_step, up += dz_step) {
+      V row[P];
+#pragma GCC unroll 4
+      for (int p = 0; p < P; p++) row[p] = *(const V*)(up + p * LANES);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int p = 0; p < P; p++) acc[r][p] += from[r] * row[p];
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int p = 0; p < P; p++) *(V*)(out + r * pitch + p * LANES) += acc[r][p];
+}
+
+struct Layer {
+  i64 images, height, width, inputs, outputs, stride;
+  i64 down() const { return (height - 1) / stride + 1; }
+  i64 across() const { return (width - 1) / stride + 1; }
+  i64 size() const { return height * width * inputs; }       // elements of an image
+  i64 result() const { return down() * across() * outputs; }  // and of what becomes of it
+};
+
+template <typename T>
+static void pad(const T* x, float* to, const Layer& s) {  // the border of `to` is zero and stays so
+  const i64 line = s.width * s.inputs;
+  for (i64 y = 0; y < s.height; y++) {
+    float* __restrict out = to + ((y + 1) * (s.width + 2) + 1) * s.inputs;
+    const T* __restrict in = x + y * line;
+    APART
+    for (i64 j = 0; j < line; j++) out[j] = read(in[j]);
+  }
+}
+template <typename T>
+static void pack(const float* from, i64 pitch, T* to, i64 channels, i64 pixels) {  // leaves out what fills up the vectors
+  if (pitch == channels) channels *= pixels, pixels = 1;
+  for (i64 i = 0; i < pixels; i++) {
+    const float* __restrict in = from + i * pitch;
+    T* __restrict out = to + i * channels;
+    APART
+    for (i64 n = 0; n < channels; n++) write(out[n], in[n]);
+  }
+}
+
+// `strides` are the kernel's by output, input, row and column.
+template <typename I, typename T>
+static void forward(const I* x, T* z, T* y, const Layer& s, const float* kernel, const i64* strides, Norm& norm, double epsilon,
+                    float momentum, float* running_mean, float* running_variance) {
+  const i64 run = 3 * s.inputs, wide = (s.width + 2) * s.inputs, down = s.down(), across = s.across();
+  const i64 offsets[3] = {0, wide, 2 * wide};
+  const Packed packed(s.outputs, 3 * run, [&](i64 k, i64 n) {
+    return kernel[n * strides[0] + k % s.inputs * strides[1] + k / run * strides[2] + k / s.inputs % 3 * strides[3]];
+  });
+  std::vector<float> image((s.height + 2) * wide), out(down * across * packed.outputs);
+  Moments moments(s.outputs, norm.length);
+  for (i64 i = 0; i < s.images; i++) {
+    pad(x + i * s.size(), image.data(), s);
+    for (i64 r = 0; r < down; r++)
+      line(image.data() + r * s.stride * wide, s.stride * s.inputs, across, offsets, 3, run, packed,
+           out.data() + r * across * packed.outputs, packed.outputs);
+    pack(out.data(), packed.outputs, z + i * s.result(), s.outputs, down * across);
+    moments.add(z + i * s.result(), s.result());
+  }
+  norm.take(moments, epsilon, momentum, running_mean, running_variance);
+  norm_swish(z, y, s.images * s.result(), norm);
+}
+
+// The pixels of the input that lie `row` and `column` beyond a multiple of the stride see the same places of the kernel.
+struct Phase {
+  i64 row, column;
+  std::vector<i64> offsets;
+  Packed packed;
+};
+
+template <typename I, typename T>
+static void backward(const I* x, const T* z, const T* dy, T* inner, I* dx, float* dkernel, const Layer& s, const float* kernel,
+                     const i64* strides, const Norm& norm, float* dweight, float* dbias) {
+  const NormBackward before(z, dy, inner, s.images * s.result(), norm, dweight, dbias);
+  const i64 run = 3 * s.inputs, wide = (s.width + 2) * s.inputs, down = s.down(), across = s.across(), pitch = padded(s.outputs);
+  const i64 high = (across + 2) * pitch, inputs = padded(s.inputs);
+  std::vector<Phase> phases;
+  for (i64 row = 0; dx && row < std::min(s.stride, s.height); row++)
+    for (i64 column = 0; column < std::min(s.stride, s.width); column++) {
+      std::vector<i64> offsets, places;
+      for (i64 k = 0; k < 9; k++) {
+        const i64 above = row + 1 - k / 3, left = column + 1 - k % 3;
+        if (above % s.stride || left % s.stride) continue;
+        offsets.push_back((above / s.stride + 1) * high + (left / s.stride + 1) * pitch);
+        places.push_back(k / 3 * strides[2] + k % 3 * strides[3]);
+      }
+      const Packed packed(s.inputs, i64(places.size()) * s.outputs, [&](i64 k, i64 n) {
+        return kernel[k % s.outputs * strides[0] + n * strides[1] + places[k / s.outputs]];
+      });
+      phases.push_back({row, column, offsets, packed});
+    }
+  std::vector<float> image((s.height + 2) * wide), dense(s.result()), dz((down + 2) * high), slope(3 * run * pitch);
+  std::vector<float> out(dx ? s.height * s.width * inputs : 0);
+  for (i64 i = 0; i < s.images; i++) {
+    pad(x + i * s.size(), image.data(), s);
+    before.finish(z + i * s.result(), inner + i * s.result(), dense.data(), s.result());
+    for (i64 r = 0; r < down; r++)
+      for (i64 c = 0; c < across; c++)
+        std::memcpy(dz.data() + (r + 1) * high + (c + 1) * pitch, dense.data() + (r * across + c) * s.outputs, 4 * s.outputs);
+    for (i64 first = 0; first < pitch; first += 2 * LANES)
+      for (i64 k = 0; k < 3 * run; ) {
+        const float* from = image.data() + k / run * wide + k % run;
+        float* to = slope.data() + k * pitch + first;
+        const i64 left = run - k % run;
+        const auto take = [&](auto function) {
+          function(from, s.stride * wide, s.stride * s.inputs, dz.data() + high + pitch + first, high, pitch, down, across, to, pitch);
+        };
+        const bool two = pitch - first > LANES;
+        if (left >= 12) take(two ? outer<12, 2> : outer<12, 1>), k += 12;
+        else if (left >= 6) take(two ? outer<6, 2> : outer<6, 1>), k += 6;
+        else take(two ? outer<3, 2> : outer<3, 1>), k += 3;
+      }
+    if (!dx) continue;
+    for (const Phase& phase : phases)
+      for (i64 y = phase.row, r = 0; y < s.height; y += s.stride, r++)
+        line(dz.data() + r * high, pitch, (s.width - phase.column + s.stride - 1) / s.stride, phase.offsets.data(),
+             i64(phase.offsets.size()), s.outputs, phase.packed, out.data() + (y * s.width + phase.column) * inputs, s.stride * inputs);
+    pack(out.data(), inputs, dx + i * s.size(), s.inputs, s.height * s.width);
+  }
+  for (i64 k = 0; k < 3 * run; k++)
+    for (i64 n = 0; n < s.outputs; n++)
+      dkernel[n * strides[0] + k % s.inputs * strides[1] + k / run * strides[2] + k / s.inputs % 3 * strides[3]] = slope[k * pitch + n];
+}
+
+#define FACE(name, I, T)                                                                                                                \
+  extern "C" void forward_##name(const i64* shape, const I* x, T* z, T* y, const float* kernel, const i64* strides, i64 length,         \
+                                 const float* w, const float* b, float* moments, double epsilon, double momentum, float* rm,           \
+                                 float* rv) {                                                                                           \
+    const Layer s{shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]};                                                          \
+    Norm norm(s.outputs, length, w, b, moments, moments + s.outputs);                                                                   \
+    forward<I, T>(x, z, y, s, kernel, strides, norm, epsilon, float(momentum), rm, rv);                                                 \
   }                                                                                                                                     \
-  extern "C" void fold_##name(const U* rows, T* x, i64 images, i64 height, i64 width, i64 channels, i64 stride) {                       \
-    fold<T, U>(rows, x, images, height, width, channels, stride);                                                                       \
+  extern "C" void backward_##name(const i64* shape, const I* x, const T* z, const T* dy, T* inner, I* dx, float* dkernel,               \
+                                  const float* kernel, const i64* strides, i64 length, const float* w, const float* b, float* moments,  \
+                                  float* slopes) {                                                                                      \
+    const Layer s{shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]};                                                          \
+    Norm norm(s.outputs, length, w, b, moments, moments + s.outputs);                                                                   \
+    norm.lay_out();                                                                                                                     \
+    backward<I, T>(x, z, dy, inner, dx, dkernel, s, kernel, strides, norm, slopes, slopes + s.outputs);                                 \
   }
 FACE(float32_float32, float, float)
 FACE(float32_bfloat16, float, uint16_t)
@@ -90,18 +254,21 @@ FACE(bfloat16_bfloat16, uint16_t, uint16_t)
 
 @cache
 def _kernels() -> dict[tuple[str, torch.dtype, torch.dtype], Callable[..., None]]:
-    """`unfold` and `fold` by the types of images and rows; empty without a compiler."""
+    """The two passes by the types of input and output; empty without a compiler."""
     path = shared_object(_TEXT)
     if path is None:
         return {}
     library = ctypes.CDLL(str(path))
+    pointer, integer, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
     kernels: dict[tuple[str, torch.dtype, torch.dtype], Callable[..., None]] = {}
-    for images, rows in ((torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16)):
-        for name in ("unfold", "fold"):
-            function = getattr(library, f"{name}_{images}_{rows}".replace("torch.", ""))
-            function.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 5]
+    for inputs, outputs in ((torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16)):
+        for name in ("forward", "backward"):
+            function = getattr(library, f"{name}_{inputs}_{outputs}".replace("torch.", ""))
             function.restype = None
-            kernels[name, images, rows] = function
+            kernels[name, inputs, outputs] = function
+        forward, backward = kernels["forward", inputs, outputs], kernels["backward", inputs, outputs]
+        forward.argtypes = [*[pointer] * 6, integer, *[pointer] * 3, number, number, pointer, pointer]  # type: ignore[attr-defined]
+        backward.argtypes = [*[pointer] * 9, integer, *[pointer] * 4]  # type: ignore[attr-defined]
     return kernels
 
 
@@ -110,43 +277,43 @@ def available() -> bool:
     return bool(_kernels())
 
 
+@cache
+def _integers(*values: int) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(values))(*values)
+
+
 class _Apply(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, numbers: tuple[int, float, float]
     ) -> Tensor:
         stride, momentum, epsilon = numbers
-        images, channels, height, width = x.shape
-        shape = (images, height, width, channels, stride)
-        down, across = (height - 1) // stride + 1, (width - 1) // stride + 1
+        images, inputs, height, width = x.shape
+        outputs = len(kernel)
+        ctx.shape = _integers(images, height, width, inputs, outputs, stride)
+        ctx.strides, ctx.length = _integers(*kernel.stride()), tile_length(outputs)
         dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype
-        rows = torch.empty(images * down * across, 9 * channels, dtype=dtype)
-        _kernels()["unfold", x.dtype, dtype](x.data_ptr(), rows.data_ptr(), *shape)
-        matrix = kernel.permute(0, 2, 3, 1).reshape(len(kernel), -1).to(dtype)
-        with torch.autocast("cpu", enabled=False):
-            z = rows @ matrix.t()
-        z = z.view(images, down, across, -1).permute(0, 3, 1, 2)
-        y, moments = forward_kernel(z, weight, bias, mean, variance, momentum, epsilon)
-        ctx.save_for_backward(rows, matrix, z, weight, bias, moments)
-        ctx.shape, ctx.dtype, ctx.needed = shape, x.dtype, kernel.shape
+        result = (images, outputs, (height - 1) // stride + 1, (width - 1) // stride + 1)
+        z, y = (torch.empty(result, dtype=dtype, memory_format=torch.channels_last) for _ in range(2))
+        moments = torch.empty(2, outputs)
+        _kernels()["forward", x.dtype, dtype](
+            ctx.shape, x.data_ptr(), z.data_ptr(), y.data_ptr(), kernel.data_ptr(), ctx.strides, ctx.length, weight.data_ptr(),
+            bias.data_ptr(), moments.data_ptr(), epsilon, momentum, mean.data_ptr(), variance.data_ptr(),
+        )  # fmt: skip
+        ctx.save_for_backward(x, kernel, z, weight, bias, moments)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
-        rows, matrix, z, weight, bias, moments = ctx.saved_tensors
-        dz, slopes = backward_kernel(z, dy, weight, bias, moments)
-        flat = dz.permute(0, 2, 3, 1).reshape(len(rows), -1)
-        with torch.autocast("cpu", enabled=False):
-            outputs, inputs, *_ = ctx.needed
-            dkernel = (flat.t() @ rows).view(outputs, 3, 3, inputs).permute(0, 3, 1, 2).float()
-            dx = None
-            if ctx.needs_input_grad[0]:
-                images, height, width, channels, _ = ctx.shape
-                dx = torch.empty(images, height, width, channels, dtype=ctx.dtype)
-                spread = flat @ matrix
-                _kernels()["fold", ctx.dtype, spread.dtype](spread.data_ptr(), dx.data_ptr(), *ctx.shape)
-                dx = dx.permute(0, 3, 1, 2)
+        x, kernel, z, weight, bias, moments = ctx.saved_tensors
+        dy = dy.to(z.dtype).contiguous(memory_format=torch.channels_last)
+        inner, dkernel, slopes = torch.empty_like(z), torch.empty_like(kernel), torch.empty_like(moments)
+        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        _kernels()["backward", x.dtype, z.dtype](
+            ctx.shape, x.data_ptr(), z.data_ptr(), dy.data_ptr(), inner.data_ptr(), None if dx is None else dx.data_ptr(), dkernel.data_ptr(),
+            kernel.data_ptr(), ctx.strides, ctx.length, weight.data_ptr(), bias.data_ptr(), moments.data_ptr(), slopes.data_ptr(),
+        )  # fmt: skip
         dweight, dbias = slopes.unbind()
         return dx, dkernel, dweight, dbias, None, None, None
 
@@ -154,8 +321,7 @@ class _Apply(torch.autograd.Function):
 class ConvNormSwish(nn.Module):
     """`Conv2d`, `BatchNorm2d` and `SiLU` as one module, with the parameters and running moments of the two.
 
-    In training on the CPU, small images in float32 or bfloat16 go through matrix products and the kernels; whatever else goes through
-    torch's own convolution.
+    In training on the CPU, small images in float32 or bfloat16 go through the kernels; whatever else goes through torch's own convolution.
 
     Args:
         convolution: see `fits`.

@@ -2,7 +2,7 @@
 
 On small ConvNets these two take a third of a step, nearly all of it waiting for memory. Forward: one pass for the channels' moments, one
 that normalises and activates. Backward: one pass for the two sums that batch norm needs, one for the gradient; the activation is computed
-anew instead of being stored.
+anew instead of being stored. The gradient between the two is kept in the output's memory, rounded as autocast would round it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch.nn.functional import batch_norm, silu
 from optevolve.compile.kernel import shared_object
 from optevolve.training.elements import ELEMENTS
 
-__all__ = ["NormSwish", "available", "backward_kernel", "forward_kernel"]
+__all__ = ["NORM_SWISH", "NormSwish", "available", "tile_length"]
 
 _TILE = 512  # elements that one inner loop covers
-_TEXT = (
+NORM_SWISH = (  # C++ that the fused convolution goes on from
     r"""
 // Wide vectors and fused multiply-adds halve the time: these loops compute more than they wait.
 #if defined(__GNUC__) && !defined(__clang__)
@@ -31,6 +31,16 @@ _TEXT = (
 #if defined(__AVX512F__)
 #pragma GCC target("prefer-vector-width=512")
 #endif
+#elif defined(__clang__)
+#pragma clang fp contract(fast)
+#endif
+// Said of a loop whose arrays do not overlap: there are too many of them for the compiler to find out when it runs.
+#if defined(__clang__)
+#define APART _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define APART _Pragma("GCC ivdep")
+#else
+#define APART
 #endif
 """
     + ELEMENTS
@@ -68,58 +78,88 @@ static void fold(std::vector<float>& tile, i64 channels, double* total) {
 }
 static const i64 BLOCK = 64;  // tiles summed in single precision before they join the total
 
-template <typename T>
-static void moments(const T* __restrict x, i64 size, i64 channels, i64 length, double* mean, double* variance) {
-  std::vector<float> first(channels), sum(length), square(length);
-  for (i64 c = 0; c < channels; c++) first[c] = read(x[c]);
-  std::vector<float> shift = repeated(first.data(), channels, length);
-  std::vector<double> sums(channels), squares(channels);
-  float* __restrict s = sum.data();
-  float* __restrict q = square.data();
-  const float* __restrict h = shift.data();
-  i64 tiles = 0;
-  for (i64 at = 0; at < size; at += length) {
-    const i64 n = std::min(length, size - at);
-    const T* __restrict in = x + at;
-    for (i64 j = 0; j < n; j++) {
-      float away = read(in[j]) - h[j];
-      s[j] += away;
-      q[j] += away * away;
+// Mean and variance of every channel, of rows that come in pieces. The first row is taken from all, so that no digits are lost.
+struct Moments {
+  i64 channels, length, rows = 0, tiles = 0;
+  std::vector<float> first, shift, sum, square;
+  std::vector<double> sums, squares;
+  Moments(i64 channels, i64 length) : channels(channels), length(length), first(channels), sum(length), square(length), sums(channels), squares(channels) {}
+  void gather() {
+    fold(sum, channels, sums.data());
+    fold(square, channels, squares.data());
+  }
+  template <typename T>
+  void add(const T* __restrict x, i64 size) {
+    if (!rows) {
+      for (i64 c = 0; c < channels; c++) first[c] = read(x[c]);
+      shift = repeated(first.data(), channels, length);
     }
-    if (++tiles % BLOCK == 0) { fold(sum, channels, sums.data()); fold(square, channels, squares.data()); }
+    rows += size / channels;
+    float* __restrict s = sum.data();
+    float* __restrict q = square.data();
+    const float* __restrict h = shift.data();
+    for (i64 at = 0; at < size; at += length) {
+      const i64 n = std::min(length, size - at);
+      const T* __restrict in = x + at;
+      APART
+      for (i64 j = 0; j < n; j++) {
+        float away = read(in[j]) - h[j];
+        s[j] += away;
+        q[j] += away * away;
+      }
+      if (++tiles % BLOCK == 0) gather();
+    }
   }
-  fold(sum, channels, sums.data());
-  fold(square, channels, squares.data());
-  const double rows = double(size / channels);
-  for (i64 c = 0; c < channels; c++) {
-    double away = sums[c] / rows, spread = squares[c] / rows - away * away;
-    mean[c] = first[c] + away;
-    variance[c] = spread < 0 ? 0 : spread;
+  void finish(double* mean, double* variance) {
+    gather();
+    for (i64 c = 0; c < channels; c++) {
+      double away = sums[c] / rows, spread = squares[c] / rows - away * away;
+      mean[c] = first[c] + away;
+      variance[c] = spread < 0 ? 0 : spread;
+    }
   }
-}
+};
+
+// A batch norm: what it has learned, its moments in this batch, and the two as z = factor x + shift.
+struct Norm {
+  i64 channels, length;
+  const float *weight, *bias;
+  float *mean, *invstd;
+  std::vector<float> factors, shifts;
+  Norm(i64 channels, i64 length, const float* weight, const float* bias, float* mean, float* invstd)
+      : channels(channels), length(length), weight(weight), bias(bias), mean(mean), invstd(invstd) {}
+  void lay_out() {
+    std::vector<float> factor(channels), shift(channels);
+    for (i64 c = 0; c < channels; c++) {
+      factor[c] = weight[c] * invstd[c];
+      shift[c] = bias[c] - mean[c] * factor[c];
+    }
+    factors = repeated(factor.data(), channels, length);
+    shifts = repeated(shift.data(), channels, length);
+  }
+  void take(Moments& moments, double epsilon, float momentum, float* running_mean, float* running_variance) {
+    std::vector<double> exact(channels), variance(channels);
+    moments.finish(exact.data(), variance.data());
+    const double rows = double(moments.rows);
+    for (i64 c = 0; c < channels; c++) {
+      mean[c] = float(exact[c]);
+      invstd[c] = float(1.0 / std::sqrt(variance[c] + epsilon));
+      running_mean[c] += momentum * (mean[c] - running_mean[c]);
+      running_variance[c] += momentum * (float(variance[c] * rows / (rows - 1)) - running_variance[c]);
+    }
+    lay_out();
+  }
+};
 
 template <typename T>
-static void forward(const T* x, T* y, i64 size, i64 channels, i64 length, const float* weight, const float* bias, double epsilon,
-                    float momentum, float* mean, float* invstd, float* running_mean, float* running_variance) {
-  std::vector<double> exact(channels), variance(channels);
-  moments(x, size, channels, length, exact.data(), variance.data());
-  const double rows = double(size / channels);
-  std::vector<float> factor(channels), shift(channels);
-  for (i64 c = 0; c < channels; c++) {
-    mean[c] = float(exact[c]);
-    invstd[c] = float(1.0 / std::sqrt(variance[c] + epsilon));
-    factor[c] = weight[c] * invstd[c];
-    shift[c] = bias[c] - mean[c] * factor[c];
-    running_mean[c] += momentum * (mean[c] - running_mean[c]);
-    running_variance[c] += momentum * (float(variance[c] * rows / (rows - 1)) - running_variance[c]);
-  }
-  std::vector<float> factors = repeated(factor.data(), channels, length), shifts = repeated(shift.data(), channels, length);
-  const float* __restrict a = factors.data();
-  const float* __restrict b = shifts.data();
-  for (i64 at = 0; at < size; at += length) {
-    const i64 n = std::min(length, size - at);
+static void norm_swish(const T* x, T* y, i64 size, const Norm& norm) {
+  const float* __restrict a = norm.factors.data();
+  const float* __restrict b = norm.shifts.data();
+  for (i64 at = 0; at < size; at += norm.length) {
+    const i64 n = std::min(norm.length, size - at);
     const T* __restrict in = x + at;
     T* __restrict out = y + at;
+    APART
     for (i64 j = 0; j < n; j++) {
       float z = read(in[j]) * a[j] + b[j];
       write(out[j], z * sigmoid(z));
@@ -127,81 +167,94 @@ static void forward(const T* x, T* y, i64 size, i64 channels, i64 length, const 
   }
 }
 
-template <typename T>
-static void backward(const T* x, const T* dy, T* dx, i64 size, i64 channels, i64 length, const float* weight, const float* bias,
-                     const float* mean, const float* invstd, float* dweight, float* dbias) {
-  std::vector<float> factor(channels), shift(channels);
-  for (i64 c = 0; c < channels; c++) {
-    factor[c] = weight[c] * invstd[c];
-    shift[c] = bias[c] - mean[c] * factor[c];
-  }
-  std::vector<float> factors = repeated(factor.data(), channels, length), shifts = repeated(shift.data(), channels, length);
-  std::vector<float> means = repeated(mean, channels, length), sum(length), product(length);
-  std::vector<double> sums(channels), products(channels);
-  const float* __restrict a = factors.data();
-  const float* __restrict b = shifts.data();
-  const float* __restrict m = means.data();
-  float* __restrict s = sum.data();
-  float* __restrict q = product.data();
-  i64 tiles = 0;
-  for (i64 at = 0; at < size; at += length) {
-    const i64 n = std::min(length, size - at);
-    const T* __restrict in = x + at;
-    const T* __restrict up = dy + at;
-    for (i64 j = 0; j < n; j++) {
-      float value = read(in[j]), z = value * a[j] + b[j], g = sigmoid(z);
-      float dz = read(up[j]) * g * (1.0f + z * (1.0f - g));
-      s[j] += dz;
-      q[j] += dz * (value - m[j]);
+// Backward in two passes. The first writes the gradient before the swish to `inner` and sums it; the second is the batch norm's own.
+struct NormBackward {
+  i64 length;
+  std::vector<float> slopes, levels, means;  // dx = factor inner - slope (x - mean) - level
+  const float* factors;
+  template <typename T>
+  NormBackward(const T* x, const T* dy, T* inner, i64 size, const Norm& norm, float* dweight, float* dbias)
+      : length(norm.length), means(repeated(norm.mean, norm.channels, norm.length)), factors(norm.factors.data()) {
+    const i64 channels = norm.channels;
+    std::vector<float> sum(length), product(length);
+    std::vector<double> sums(channels), products(channels);
+    const float* __restrict a = norm.factors.data();
+    const float* __restrict b = norm.shifts.data();
+    const float* __restrict m = means.data();
+    float* __restrict s = sum.data();
+    float* __restrict q = product.data();
+    i64 tiles = 0;
+    for (i64 at = 0; at < size; at += length) {
+      const i64 n = std::min(length, size - at);
+      const T* __restrict in = x + at;
+      const T* __restrict up = dy + at;
+      T* __restrict out = inner + at;
+      APART
+      for (i64 j = 0; j < n; j++) {
+        float value = read(in[j]), z = value * a[j] + b[j], g = sigmoid(z);
+        float dz = read(up[j]) * g * (1.0f + z * (1.0f - g));
+        s[j] += dz;
+        q[j] += dz * (value - m[j]);
+        write(out[j], dz);
+      }
+      if (++tiles % BLOCK == 0) { fold(sum, channels, sums.data()); fold(product, channels, products.data()); }
     }
-    if (++tiles % BLOCK == 0) { fold(sum, channels, sums.data()); fold(product, channels, products.data()); }
+    fold(sum, channels, sums.data());
+    fold(product, channels, products.data());
+    const double rows = double(size / channels);
+    std::vector<float> slope(channels), level(channels);
+    for (i64 c = 0; c < channels; c++) {
+      dbias[c] = float(sums[c]);
+      dweight[c] = float(products[c] * norm.invstd[c]);
+      slope[c] = float(double(norm.factors[c]) * products[c] * norm.invstd[c] * norm.invstd[c] / rows);
+      level[c] = float(norm.factors[c] * sums[c] / rows);
+    }
+    slopes = repeated(slope.data(), channels, length);
+    levels = repeated(level.data(), channels, length);
   }
-  fold(sum, channels, sums.data());
-  fold(product, channels, products.data());
-  const double rows = double(size / channels);
-  std::vector<float> slope(channels), level(channels);  // dx = a dz - slope x - level
-  for (i64 c = 0; c < channels; c++) {
-    dbias[c] = float(sums[c]);
-    dweight[c] = float(products[c] * invstd[c]);
-    double through = double(factor[c]) * products[c] * invstd[c] * invstd[c] / rows;
-    slope[c] = float(through);
-    level[c] = float(factor[c] * sums[c] / rows);
-  }
-  std::vector<float> slopes = repeated(slope.data(), channels, length), levels = repeated(level.data(), channels, length);
-  const float* __restrict k = slopes.data();
-  const float* __restrict l = levels.data();
-  for (i64 at = 0; at < size; at += length) {
-    const i64 n = std::min(length, size - at);
-    const T* __restrict in = x + at;
-    const T* __restrict up = dy + at;
-    T* __restrict out = dx + at;
-    for (i64 j = 0; j < n; j++) {
-      float value = read(in[j]), z = value * a[j] + b[j], g = sigmoid(z);
-      float dz = read(up[j]) * g * (1.0f + z * (1.0f - g));
-      write(out[j], a[j] * dz - (value - m[j]) * k[j] - l[j]);
+  // `out` may be `inner`.
+  template <typename T, typename U>
+  void finish(const T* x, const T* inner, U* out, i64 size) const {
+    const float* __restrict a = factors;
+    const float* __restrict m = means.data();
+    const float* __restrict k = slopes.data();
+    const float* __restrict l = levels.data();
+    for (i64 at = 0; at < size; at += length) {
+      const i64 n = std::min(length, size - at);
+      const T* __restrict in = x + at;
+      APART
+      for (i64 j = 0; j < n; j++) write(out[at + j], a[j] * read(inner[at + j]) - (read(in[j]) - m[j]) * k[j] - l[j]);
     }
   }
-}
+};
 
+"""
+)
+_FACES = r"""
 #define FACE(name, T)                                                                                                                   \
   extern "C" void forward_##name(const T* x, T* y, i64 size, i64 channels, i64 length, const float* w, const float* b, double epsilon,  \
                                  float momentum, float* mean, float* invstd, float* rm, float* rv) {                                    \
-    forward<T>(x, y, size, channels, length, w, b, epsilon, momentum, mean, invstd, rm, rv);                                            \
+    Moments moments(channels, length);                                                                                                  \
+    moments.add(x, size);                                                                                                               \
+    Norm norm(channels, length, w, b, mean, invstd);                                                                                    \
+    norm.take(moments, epsilon, momentum, rm, rv);                                                                                      \
+    norm_swish(x, y, size, norm);                                                                                                       \
   }                                                                                                                                     \
   extern "C" void backward_##name(const T* x, const T* dy, T* dx, i64 size, i64 channels, i64 length, const float* w, const float* b,   \
-                                  const float* mean, const float* invstd, float* dw, float* db) {                                       \
-    backward<T>(x, dy, dx, size, channels, length, w, b, mean, invstd, dw, db);                                                         \
+                                  float* mean, float* invstd, float* dw, float* db) {                                                   \
+    Norm norm(channels, length, w, b, mean, invstd);                                                                                    \
+    norm.lay_out();                                                                                                                     \
+    NormBackward(x, dy, dx, size, norm, dw, db).finish(x, dx, dx, size);                                                                \
   }
 FACE(float, float)
 FACE(bfloat16, uint16_t)
 """
-)
 
 
 @cache
 def _kernels() -> dict[tuple[str, torch.dtype], Callable[..., None]]:
     """The compiled functions by direction and type of the activations; empty without a compiler."""
-    path = shared_object(_TEXT)
+    path = shared_object(NORM_SWISH + _FACES)
     if path is None:
         return {}
     library = ctypes.CDLL(str(path))
@@ -221,12 +274,17 @@ def available() -> bool:
     return bool(_kernels())
 
 
+def tile_length(channels: int) -> int:
+    """Elements that the kernels' inner loops cover: a multiple of the channels."""
+    return channels * max(1, _TILE // channels)
+
+
 def _sizes(x: Tensor) -> tuple[int, int, int]:
     channels = x.shape[1]
-    return x.numel(), channels, channels * max(1, _TILE // channels)
+    return x.numel(), channels, tile_length(channels)
 
 
-def forward_kernel(
+def _forward(
     x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, momentum: float, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     """Output of norm and swish, and what its backward needs; moves the running moments.
@@ -246,7 +304,7 @@ def forward_kernel(
     return y, moments
 
 
-def backward_kernel(x: Tensor, dy: Tensor, weight: Tensor, bias: Tensor, moments: Tensor) -> tuple[Tensor, Tensor]:
+def _backward(x: Tensor, dy: Tensor, weight: Tensor, bias: Tensor, moments: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of the input, like it in memory, and of weight and bias, shape (2, channels)."""
     dy = dy.to(x.dtype).contiguous(memory_format=torch.channels_last)
     dx = torch.empty_like(x)
@@ -263,7 +321,7 @@ class _Apply(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, momentum: float, epsilon: float
     ) -> Tensor:
-        y, moments = forward_kernel(x, weight, bias, mean, variance, momentum, epsilon)
+        y, moments = _forward(x, weight, bias, mean, variance, momentum, epsilon)
         ctx.save_for_backward(x, weight, bias, moments)
         return y
 
@@ -271,7 +329,7 @@ class _Apply(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight, bias, moments = ctx.saved_tensors
-        dx, slopes = backward_kernel(x, dy, weight, bias, moments)
+        dx, slopes = _backward(x, dy, weight, bias, moments)
         dweight, dbias = slopes.unbind()
         return dx, dweight, dbias, None, None, None, None
 
