@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-__all__ = ["ConvNet", "Norm", "ResNet"]
+__all__ = ["ConvNet", "GlobalAverage", "Norm", "ResNet"]
 
 Norm: TypeAlias = Literal["batch", "group"]
 
@@ -32,7 +32,7 @@ class ConvNet(nn.Sequential):
         layers: list[nn.Module] = []
         for inputs, outputs, stride in zip(channels[:-1], channels[1:], strides, strict=True):
             layers += [nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.SiLU()]
-        layers += [_GlobalAverage(), nn.Dropout(dropout), nn.Linear(channels[-1], classes)]
+        layers += [GlobalAverage(), nn.Dropout(dropout), nn.Linear(channels[-1], classes)]
         super().__init__(*layers)
         for layer in layers:
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
@@ -65,7 +65,7 @@ class ResNet(nn.Sequential):
                 outputs = width << stage
                 layers.append(_Residual(inputs, outputs, 2 if stage and not block else 1, make_norm))
                 inputs = outputs
-        super().__init__(*layers, _GlobalAverage(), nn.Linear(inputs, classes))
+        super().__init__(*layers, GlobalAverage(), nn.Linear(inputs, classes))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -92,7 +92,9 @@ class _Residual(nn.Module):
         return relu(self.branch(x) + self.shortcut(x))
 
 
-class _GlobalAverage(nn.Module):
+class GlobalAverage(nn.Module):
+    """Mean over the pixels: (batch, channels, height, width) → (batch, channels)."""
+
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3))
 

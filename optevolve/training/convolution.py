@@ -35,18 +35,20 @@ static const int LANES = 4;
 typedef float V __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 static inline i64 padded(i64 channels) { return (channels + LANES - 1) / LANES * LANES; }
 
-// acc[r] += sum over the runs of a[r * step + offset + k] w[k]: R rows of P vectors.
+// acc[r] += sum over the runs of from[r][offset + k] w[k]: R rows of P vectors.
 template <int R, int P>
-static inline void multiply(const float* a, i64 step, const i64* offsets, i64 runs, i64 length, const float* w, V (&acc)[R][P]) {
+static inline void multiply(const float* const* from, const i64* offsets, i64 runs, i64 length, const float* w, V (&acc)[R][P]) {
   for (i64 t = 0; t < runs; t++) {
-    const float* from = a + offsets[t];
+    const float* at[R];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) at[r] = from[r] + offsets[t];
     for (i64 k = 0; k < length; k++, w += P * LANES) {
       V row[P];
 #pragma GCC unroll 4
       for (int p = 0; p < P; p++) row[p] = *(const V*)(w + p * LANES);
 #pragma GCC unroll 16
       for (int r = 0; r < R; r++) {
-        const float value = from[r * step + k];
+        const float value = at[r][k];
 #pragma GCC unroll 4
         for (int p = 0; p < P; p++) acc[r][p] += value * row[p];
       }
@@ -67,29 +69,36 @@ struct Packed {
   }
 };
 
+// Pixels whose sums are to be taken: where in the padded image each begins to see it, and where its sum goes.
+struct Pixels {
+  std::vector<i64> from, to;
+  void add(i64 in, i64 out) { from.push_back(in), to.push_back(out); }
+};
+
 template <int R, int P>
-static void rows_of(const float* a, i64 step, const i64* offsets, i64 runs, i64 length, const float* w, float* out, i64 out_step) {
+static void some(const Pixels& pixels, i64 first, const float* image, const i64* offsets, i64 runs, i64 length, const float* w, float* out) {
   V acc[R][P] = {};
-  multiply<R, P>(a, step, offsets, runs, length, w, acc);
+  const float* from[R];
+  for (int r = 0; r < R; r++) from[r] = image + pixels.from[first + r];
+  multiply<R, P>(from, offsets, runs, length, w, acc);
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-    for (int p = 0; p < P; p++) *(V*)(out + r * out_step + p * LANES) = acc[r][p];
+    for (int p = 0; p < P; p++) *(V*)(out + pixels.to[first + r] + p * LANES) = acc[r][p];
 }
-
-// A line of `count` pixels, `step` apart in `a` and `out_step` in `out`.
 template <int P>
-static void line_of(const float* a, i64 step, i64 count, const i64* offsets, i64 runs, i64 length, const float* w, float* out, i64 out_step) {
-  i64 c = 0;
-  for (; c + 8 <= count; c += 8) rows_of<8, P>(a + c * step, step, offsets, runs, length, w, out + c * out_step, out_step);
-  for (; c + 4 <= count; c += 4) rows_of<4, P>(a + c * step, step, offsets, runs, length, w, out + c * out_step, out_step);
-  for (; c < count; c++) rows_of<1, P>(a + c * step, step, offsets, runs, length, w, out + c * out_step, out_step);
+static void panel(const Pixels& pixels, const float* image, const i64* offsets, i64 runs, i64 length, const float* w, float* out) {
+  i64 i = 0;
+  for (const i64 count = i64(pixels.to.size()); i < count;)
+    if (i + 8 <= count) some<8, P>(pixels, i, image, offsets, runs, length, w, out), i += 8;
+    else if (i + 4 <= count) some<4, P>(pixels, i, image, offsets, runs, length, w, out), i += 4;
+    else some<1, P>(pixels, i, image, offsets, runs, length, w, out), i++;
 }
-static void line(const float* a, i64 step, i64 count, const i64* offsets, i64 runs, i64 length, const Packed& w, float* out, i64 out_step) {
+static void all(const Pixels& pixels, const float* image, const i64* offsets, i64 runs, i64 length, const Packed& w, float* out) {
   for (i64 first = 0; first < w.outputs; first += 2 * LANES) {
-    const float* panel = w.values.data() + first * w.rows;
-    if (w.outputs - first > LANES) line_of<2>(a, step, count, offsets, runs, length, panel, out + first, out_step);
-    else line_of<1>(a, step, count, offsets, runs, length, panel, out + first, out_step);
+    const float* values = w.values.data() + first * w.rows;
+    if (w.outputs - first > LANES) panel<2>(pixels, image, offsets, runs, length, values, out + first);
+    else panel<1>(pixels, image, offsets, runs, length, values, out + first);
   }
 }
 
@@ -155,12 +164,13 @@ static void forward(const I* x, T* z, T* y, const Layer& s, const float* kernel,
     return kernel[n * strides[0] + k % s.inputs * strides[1] + k / run * strides[2] + k / s.inputs % 3 * strides[3]];
   });
   std::vector<float> image((s.height + 2) * wide), out(down * across * packed.outputs);
+  Pixels pixels;
+  for (i64 r = 0; r < down; r++)
+    for (i64 c = 0; c < across; c++) pixels.add(r * s.stride * wide + c * s.stride * s.inputs, (r * across + c) * packed.outputs);
   Moments moments(s.outputs, norm.length);
   for (i64 i = 0; i < s.images; i++) {
     pad(x + i * s.size(), image.data(), s);
-    for (i64 r = 0; r < down; r++)
-      line(image.data() + r * s.stride * wide, s.stride * s.inputs, across, offsets, 3, run, packed,
-           out.data() + r * across * packed.outputs, packed.outputs);
+    all(pixels, image.data(), offsets, 3, run, packed, out.data());
     pack(out.data(), packed.outputs, z + i * s.result(), s.outputs, down * across);
     moments.add(z + i * s.result(), s.result());
   }
@@ -170,7 +180,7 @@ static void forward(const I* x, T* z, T* y, const Layer& s, const float* kernel,
 
 // The pixels of the input that lie `row` and `column` beyond a multiple of the stride see the same places of the kernel.
 struct Phase {
-  i64 row, column;
+  Pixels pixels;
   std::vector<i64> offsets;
   Packed packed;
 };
@@ -194,16 +204,22 @@ static void backward(const I* x, const T* z, const T* dy, T* inner, I* dx, float
       const Packed packed(s.inputs, i64(places.size()) * s.outputs, [&](i64 k, i64 n) {
         return kernel[k % s.outputs * strides[0] + n * strides[1] + places[k / s.outputs]];
       });
-      phases.push_back({row, column, offsets, packed});
+      Pixels pixels;
+      for (i64 y = row; y < s.height; y += s.stride)
+        for (i64 c = column; c < s.width; c += s.stride)
+          pixels.add(y / s.stride * high + c / s.stride * pitch, (y * s.width + c) * inputs);
+      phases.push_back({pixels, offsets, packed});
     }
-  std::vector<float> image((s.height + 2) * wide), dense(s.result()), dz((down + 2) * high), slope(3 * run * pitch);
+  std::vector<float> image((s.height + 2) * wide), dense(across * s.outputs), dz((down + 2) * high), slope(3 * run * pitch);
   std::vector<float> out(dx ? s.height * s.width * inputs : 0);
   for (i64 i = 0; i < s.images; i++) {
     pad(x + i * s.size(), image.data(), s);
-    before.finish(z + i * s.result(), inner + i * s.result(), dense.data(), s.result());
-    for (i64 r = 0; r < down; r++)
-      for (i64 c = 0; c < across; c++)
-        std::memcpy(dz.data() + (r + 1) * high + (c + 1) * pitch, dense.data() + (r * across + c) * s.outputs, 4 * s.outputs);
+    for (i64 r = 0; r < down; r++) {
+      const i64 at = i * s.result() + r * across * s.outputs;
+      float* to = dz.data() + (r + 1) * high + pitch;
+      before.finish(z + at, inner + at, pitch == s.outputs ? to : dense.data(), across * s.outputs);
+      for (i64 c = 0; pitch != s.outputs && c < across; c++) std::memcpy(to + c * pitch, dense.data() + c * s.outputs, 4 * s.outputs);
+    }
     for (i64 first = 0; first < pitch; first += 2 * LANES)
       for (i64 k = 0; k < 3 * run; ) {
         const float* from = image.data() + k / run * wide + k % run;
@@ -219,9 +235,7 @@ static void backward(const I* x, const T* z, const T* dy, T* inner, I* dx, float
       }
     if (!dx) continue;
     for (const Phase& phase : phases)
-      for (i64 y = phase.row, r = 0; y < s.height; y += s.stride, r++)
-        line(dz.data() + r * high, pitch, (s.width - phase.column + s.stride - 1) / s.stride, phase.offsets.data(),
-             i64(phase.offsets.size()), s.outputs, phase.packed, out.data() + (y * s.width + phase.column) * inputs, s.stride * inputs);
+      all(phase.pixels, dz.data(), phase.offsets.data(), i64(phase.offsets.size()), s.outputs, phase.packed, out.data());
     pack(out.data(), inputs, dx + i * s.size(), s.inputs, s.height * s.width);
   }
   for (i64 k = 0; k < 3 * run; k++)

@@ -18,7 +18,9 @@ from torch import nn
 from optevolve.config import Protocol
 from optevolve.errors import ConfigError
 from optevolve.tasks import Batch
+from optevolve.tasks.networks import GlobalAverage
 from optevolve.training.convolution import ConvNormSwish
+from optevolve.training.head import Head
 from optevolve.training.norm_swish import NormSwish, available
 
 __all__ = ["PLAIN", "Engine", "precision_of"]
@@ -81,14 +83,7 @@ class Engine:
         model = model.to(self.device)
         if self.fused and available():
             for sequence in list(_sequences(model)):
-                for number in range(len(sequence) - 1):
-                    norm, swish = sequence[number], sequence[number + 1]
-                    if isinstance(swish, nn.SiLU) and type(norm) is nn.BatchNorm2d and _plain(norm):
-                        fused = NormSwish(norm)
-                        sequence[number], sequence[number + 1] = fused, nn.Identity()
-                        before = sequence[number - 1] if number else None
-                        if type(before) is nn.Conv2d and ConvNormSwish.fits(before):
-                            sequence[number - 1], sequence[number] = ConvNormSwish(before, fused), nn.Identity()
+                _fuse(sequence)
         return model
 
     def rng_devices(self) -> list[int]:
@@ -109,6 +104,19 @@ PLAIN = Engine()
 
 def _sequences(model: nn.Module) -> Iterator[nn.Sequential]:
     return (module for module in model.modules() if isinstance(module, nn.Sequential))
+
+
+def _fuse(sequence: nn.Sequential) -> None:
+    """Puts fused modules in the place of the layers that they fuse; the numbers of the other layers stay."""
+    for number in range(len(sequence) - 1):
+        before, layer, after = sequence[number - 1] if number else None, sequence[number], sequence[number + 1]
+        if type(layer) is nn.BatchNorm2d and isinstance(after, nn.SiLU) and _plain(layer):
+            norm = NormSwish(layer)
+            sequence[number], sequence[number + 1] = norm, nn.Identity()
+            if type(before) is nn.Conv2d and ConvNormSwish.fits(before):
+                sequence[number - 1], sequence[number] = ConvNormSwish(before, norm), nn.Identity()
+        elif type(before) is GlobalAverage and type(layer) is nn.Dropout and type(after) is nn.Linear and Head.fits(layer, after):
+            sequence[number - 1], sequence[number], sequence[number + 1] = Head(layer, after), nn.Identity(), nn.Identity()
 
 
 def _plain(norm: nn.BatchNorm2d) -> bool:
