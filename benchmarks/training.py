@@ -128,7 +128,10 @@ def replica_table(tasks: list[str], seconds: float) -> None:
 
 
 def worker(connection: Any) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
+    from optevolve.run.worker import keep_freed_memory, one_thread
+
+    one_thread()  # as the workers of a search do
+    keep_freed_memory()
     while (message := connection.recv()) is not None:
         connection.send(our_rate(*message))
 

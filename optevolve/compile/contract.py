@@ -171,6 +171,11 @@ class RuleOptimizer(Optimizer):
                 loss = closure()
         first = 0
         for group in self.param_groups:
+            bucket = self._buckets.get(id(group)) if group["flat"] else None  # export never
+            if bucket is not None and (again := bucket.again(group["params"], self.state)) is not None:  # export never
+                self._step_group(group, again)
+                first += sum(bucket.reduce.sizes)
+                continue
             work = Work([], [], [], [[] for _ in self.STATES])
             self._init_group(group, work.params, work.grads, work.steps, *work.states)
             if self.DRAWS:  # export inline if draws
@@ -308,11 +313,11 @@ class RuleOptimizer(Optimizer):
     def _bucket(self, group: dict[str, Any], work: Work) -> FlatBucket | None:  # export never
         """The buffers of these parameters; None if they cannot be laid end to end."""
         bucket = self._buckets.get(id(group))
-        if bucket is not None and bucket.holds(work.params, work.states, work.steps):
+        if bucket is not None and (work.steps is bucket.step_views or bucket.holds(work.params, work.states, work.steps)):
             return bucket
         if not FlatBucket.takes(work.params, work.steps, work.firsts):
             return None
-        bucket = self._buckets[id(group)] = FlatBucket(work.params, work.states, work.steps)
+        bucket = self._buckets[id(group)] = FlatBucket(work.params, work.states, work.steps, self.STATES, work.firsts)
         for i, p in enumerate(work.params):
             self.state[p]["step"] = bucket.step_views[i]
             self.state[p].update(zip(self.STATES, (views[i] for views in bucket.state_views), strict=True))

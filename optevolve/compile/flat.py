@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from optevolve.compile.reduce import ReduceFlat
+from optevolve.compile.work import Work
 
 __all__ = ["FlatBucket"]
 
@@ -22,6 +24,8 @@ class FlatBucket:
         params: parameters that have a gradient.
         states: one list per state of the rule, each with a tensor per parameter.
         steps: step counts, one per parameter.
+        names: of the states.
+        firsts: number of each parameter's first element, for rules that draw random numbers; else empty.
     Attributes:
         params: the parameters' buffer, of one dimension.
         states: a list of one buffer per state.
@@ -30,7 +34,9 @@ class FlatBucket:
         state_views, step_views: the tensors that take the place of the states and step counts given.
     """
 
-    def __init__(self, params: list[Tensor], states: list[list[Tensor]], steps: list[Tensor]) -> None:
+    def __init__(
+        self, params: list[Tensor], states: list[list[Tensor]], steps: list[Tensor], names: Sequence[str], firsts: Sequence[int]
+    ) -> None:
         shapes = [p.shape for p in params]
         self.reduce = ReduceFlat(shapes)
         sizes = self.reduce.sizes
@@ -48,6 +54,11 @@ class FlatBucket:
             self.state_views = [views(values[0]) for values in self.states]
             self.counts = torch.stack(steps)
             self.step_views = list(self.counts.unbind())
+        self.members = [
+            (p, p.data_ptr(), [("step", self.step_views[i]), *zip(names, (views[i] for views in self.state_views), strict=True)])
+            for i, p in enumerate(params)
+        ]
+        self.firsts = firsts
         self.pointers = self._pointers(params, self.state_views, self.step_views)
 
     @staticmethod
@@ -72,6 +83,23 @@ class FlatBucket:
     def holds(self, params: list[Tensor], states: list[list[Tensor]], steps: list[Tensor]) -> bool:
         """Whether exactly these tensors are still the buffers' views."""
         return self.pointers == self._pointers(params, states, steps)
+
+    def again(self, params: list[Tensor], state: Mapping[Tensor, Mapping[str, Tensor]]) -> Work | None:
+        """What a step works on, where these are the very parameters, states and counts of the bucket, and all have a dense gradient.
+
+        Asked at every step: on small models, collecting it anew takes as long as the step's arithmetic.
+        """
+        grads = [p.grad for p in params]
+        if len(params) != len(self.members):
+            return None
+        for p, grad, (known, first, views) in zip(params, grads, self.members, strict=True):
+            if p is not known or grad is None or grad.layout != torch.strided or p.data_ptr() != first:
+                return None
+            own = state[p]
+            for name, view in views:
+                if own.get(name) is not view:
+                    return None
+        return Work(params, cast(list[Tensor], grads), self.step_views, self.state_views, self.firsts)
 
     def gather(self, grads: list[Tensor]) -> Tensor:
         """The gradients laid end to end."""

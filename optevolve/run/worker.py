@@ -3,6 +3,7 @@
 Loads nothing heavy itself: the environment must be set before torch is imported, which the first job does.
 """
 
+import ctypes
 import importlib
 import multiprocessing
 import operator
@@ -19,11 +20,23 @@ from typing import Any
 from optevolve.errors import OptevolveError
 from optevolve.records import Job, Outcome, Status
 
-__all__ = ["Measure", "limited_memory", "measure_alone", "measure_safely", "name_of", "one_thread", "prepare", "run_job"]
+__all__ = [
+    "Measure",
+    "keep_freed_memory",
+    "limited_memory",
+    "measure_alone",
+    "measure_safely",
+    "name_of",
+    "one_thread",
+    "prepare",
+    "run_job",
+]
 
 Measure = Callable[[Job], Outcome]
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
+# mallopt(3), in bytes: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD at its highest.
+_MALLOC = {-1: 2**31 - 1, -2: 2**24, -3: 2**25}
 _STATM = Path("/proc/self/statm")
 _memory: int | None = None  # bytes that the job at hand may add to this process
 _pids: MutableSequence[int] = []  # shared with the driver: by slot of a job, the process that took it
@@ -39,6 +52,7 @@ def prepare(memory: int | None, pids: MutableSequence[int]) -> None:
     global _memory, _pids
     _memory, _pids = memory, pids
     one_thread()
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the driver, which ends its workers
     threading.Thread(target=_end_with_driver, daemon=True, name="end-with-driver").start()
 
@@ -101,6 +115,18 @@ def one_thread() -> None:
     """Keeps libraries that are yet to be loaded from starting threads of their own."""
     for name in _THREADS:
         os.environ[name] = "1"
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep what it frees, with glibc.
+
+    Activations of megabytes are otherwise given back and fetched anew, page by page, at every
+    step, which costs a small ConvNet a tenth of its time.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # another C library has none
+        for parameter, value in _MALLOC.items():
+            mallopt(parameter, value)
 
 
 @contextmanager

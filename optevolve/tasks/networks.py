@@ -96,6 +96,7 @@ class GlobalAverage(nn.Module):
     """Mean over the pixels: (batch, channels, height, width) → (batch, channels)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
         return x.mean((2, 3))
 
 

@@ -1,8 +1,9 @@
 """3x3 convolution with the batch norm and swish that follow it, as one step of autograd: C++ for the CPU, compiled once and kept on disk.
 
-torch's convolutions are made for large layers: on 8x8 images two thirds of their time is overhead. Here an image at a time is copied into a padded buffer that stays in the cache, and the convolution, its two gradients, the sums that batch norm
-needs and the swish are computed around that buffer, in float32 whatever the images' type. A sum over the kernel's nine places is three runs
-of memory, so nothing is unfolded.
+torch's convolutions are made for large layers: on 8x8 images two thirds of their time is overhead. Here an image at a time is copied into
+a padded buffer that stays in the cache, and the convolution, its two gradients, the sums that batch norm needs and the swish are computed
+around that buffer, in float32 whatever the images' type. A sum over the kernel's nine places is three runs of memory, so nothing is
+unfolded.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from optevolve.compile.kernel import shared_object
+from optevolve.training.chain import as_one_step
 from optevolve.training.norm_swish import NORM_SWISH, NormSwish, tile_length
 
 __all__ = ["ConvNormSwish", "available"]
@@ -76,7 +77,8 @@ struct Pixels {
 };
 
 template <int R, int P>
-static void some(const Pixels& pixels, i64 first, const float* image, const i64* offsets, i64 runs, i64 length, const float* w, float* out) {
+static void some(const Pixels& pixels, i64 first, const float* image, const i64* offsets, i64 runs, i64 length, const float* w,
+                 float* out) {
   V acc[R][P] = {};
   const float* from[R];
   for (int r = 0; r < R; r++) from[r] = image + pixels.from[first + r];
@@ -104,7 +106,8 @@ static void all(const Pixels& pixels, const float* image, const i64* offsets, i6
 
 // out[r] += sum over the pixels of x[r] dz: R rows of P vectors of the kernel's gradient.
 template <int R, int P>
-static void outer(const float* x, i64 x_line, i64 x_step, const float* dz, i64 dz_line, i64 dz_step, i64 down, i64 across, float* out, i64 pitch) {
+static void outer(const float* x, i64 x_line, i64 x_step, const float* dz, i64 dz_line, i64 dz_step, i64 down, i64 across, float* out,
+                  i64 pitch) {
   V acc[R][P] = {};
   for (i64 y = 0; y < down; y++) {
     const float* from = x + y * x_line;
@@ -296,42 +299,6 @@ def _integers(*values: int) -> ctypes.Array[ctypes.c_int64]:
     return (ctypes.c_int64 * len(values))(*values)
 
 
-class _Apply(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, numbers: tuple[int, float, float]
-    ) -> Tensor:
-        stride, momentum, epsilon = numbers
-        images, inputs, height, width = x.shape
-        outputs = len(kernel)
-        ctx.shape = _integers(images, height, width, inputs, outputs, stride)
-        ctx.strides, ctx.length = _integers(*kernel.stride()), tile_length(outputs)
-        dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype
-        result = (images, outputs, (height - 1) // stride + 1, (width - 1) // stride + 1)
-        z, y = (torch.empty(result, dtype=dtype, memory_format=torch.channels_last) for _ in range(2))
-        moments = torch.empty(2, outputs)
-        _kernels()["forward", x.dtype, dtype](
-            ctx.shape, x.data_ptr(), z.data_ptr(), y.data_ptr(), kernel.data_ptr(), ctx.strides, ctx.length, weight.data_ptr(),
-            bias.data_ptr(), moments.data_ptr(), epsilon, momentum, mean.data_ptr(), variance.data_ptr(),
-        )  # fmt: skip
-        ctx.save_for_backward(x, kernel, z, weight, bias, moments)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> Any:
-        x, kernel, z, weight, bias, moments = ctx.saved_tensors
-        dy = dy.to(z.dtype).contiguous(memory_format=torch.channels_last)
-        inner, dkernel, slopes = torch.empty_like(z), torch.empty_like(kernel), torch.empty_like(moments)
-        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        _kernels()["backward", x.dtype, z.dtype](
-            ctx.shape, x.data_ptr(), z.data_ptr(), dy.data_ptr(), inner.data_ptr(), None if dx is None else dx.data_ptr(), dkernel.data_ptr(),
-            kernel.data_ptr(), ctx.strides, ctx.length, weight.data_ptr(), bias.data_ptr(), moments.data_ptr(), slopes.data_ptr(),
-        )  # fmt: skip
-        dweight, dbias = slopes.unbind()
-        return dx, dkernel, dweight, dbias, None, None, None
-
-
 class ConvNormSwish(nn.Module):
     """`Conv2d`, `BatchNorm2d` and `SiLU` as one module, with the parameters and running moments of the two.
 
@@ -358,11 +325,46 @@ class ConvNormSwish(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Input and output of shape (batch, channels, height, width)."""
-        taken = x.device.type == "cpu" and x.dim() == 4 and x.dtype in (torch.float32, torch.bfloat16) and len(x) > 1
-        if not (self.training and taken and x.shape[2] * x.shape[3] <= _LARGEST_IMAGE):
-            return cast(Tensor, self.norm(self.convolution(x)))
+        return as_one_step((self,), x) if self.takes(x) else cast(Tensor, self.norm(self.convolution(x)))
+
+    def learned(self) -> tuple[Tensor, ...]:
+        """See `Link`."""
+        return self.convolution.weight, self.norm.weight, self.norm.bias
+
+    def takes(self, x: Tensor) -> bool:
+        """See `Link`."""
+        known = x.device.type == "cpu" and x.dim() == 4 and x.dtype in (torch.float32, torch.bfloat16) and len(x) > 1
+        return self.training and known and x.shape[2] * x.shape[3] <= _LARGEST_IMAGE
+
+    def run(self, x: Tensor) -> tuple[Tensor, Any]:
+        """See `Link`."""
+        kernel, weight, bias = (parameter.detach() for parameter in self.learned())
         x = x.contiguous(memory_format=torch.channels_last)
-        norm = self.norm
-        moments = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
-        arguments = (x, self.convolution.weight, norm.weight, norm.bias, *moments, self.numbers)
-        return cast(Tensor, _Apply.apply(*arguments))  # type: ignore[no-untyped-call]
+        stride, momentum, epsilon = self.numbers
+        images, inputs, height, width = x.shape
+        outputs = len(kernel)
+        shape = _integers(images, height, width, inputs, outputs, stride)
+        dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype
+        result = (images, outputs, (height - 1) // stride + 1, (width - 1) // stride + 1)
+        z = torch.empty(result, dtype=dtype, memory_format=torch.channels_last)
+        y, moments = torch.empty_like(z), torch.empty(2, outputs)
+        mean, variance = self.norm.get_buffer("running_mean"), self.norm.get_buffer("running_var")
+        _kernels()["forward", x.dtype, dtype](
+            shape, x.data_ptr(), z.data_ptr(), y.data_ptr(), kernel.data_ptr(), _integers(*kernel.stride()), tile_length(outputs),
+            weight.data_ptr(), bias.data_ptr(), moments.data_ptr(), epsilon, momentum, mean.data_ptr(), variance.data_ptr(),
+        )  # fmt: skip
+        return y, (shape, x, kernel, z, weight, bias, moments)
+
+    def back(self, kept: Any, dy: Tensor, needs_input: bool) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """See `Link`."""
+        shape, x, kernel, z, weight, bias, moments = kept
+        dy = dy.to(z.dtype).contiguous(memory_format=torch.channels_last)
+        inner, dkernel, slopes = torch.empty_like(z), torch.empty_like(kernel), torch.empty_like(moments)
+        dx = torch.empty_like(x) if needs_input else None
+        _kernels()["backward", x.dtype, z.dtype](
+            shape, x.data_ptr(), z.data_ptr(), dy.data_ptr(), inner.data_ptr(), None if dx is None else dx.data_ptr(), dkernel.data_ptr(),
+            kernel.data_ptr(), _integers(*kernel.stride()), tile_length(len(kernel)), weight.data_ptr(), bias.data_ptr(),
+            moments.data_ptr(), slopes.data_ptr(),
+        )  # fmt: skip
+        dweight, dbias = slopes.unbind()
+        return dx, (dkernel, dweight, dbias)

@@ -19,6 +19,7 @@ from optevolve.config import Protocol
 from optevolve.errors import ConfigError
 from optevolve.tasks import Batch
 from optevolve.tasks.networks import GlobalAverage
+from optevolve.training.chain import Chain
 from optevolve.training.convolution import ConvNormSwish
 from optevolve.training.head import Head
 from optevolve.training.norm_swish import NormSwish, available
@@ -117,6 +118,16 @@ def _fuse(sequence: nn.Sequential) -> None:
                 sequence[number - 1], sequence[number] = ConvNormSwish(before, norm), nn.Identity()
         elif type(before) is GlobalAverage and type(layer) is nn.Dropout and type(after) is nn.Linear and Head.fits(layer, after):
             sequence[number - 1], sequence[number], sequence[number + 1] = Head(layer, after), nn.Identity(), nn.Identity()
+    row: list[tuple[int, nn.Module]] = []  # fused layers with nothing between them
+    for number, module in [*enumerate(sequence), (len(sequence), None)]:
+        if isinstance(module, (ConvNormSwish, Head)):
+            row.append((number, module))
+        elif type(module) is not nn.Identity:
+            if len(row) > 1:
+                for place, _ in row:
+                    sequence[place] = nn.Identity()
+                sequence[row[0][0]] = Chain(*(link for _, link in row))
+            row.clear()
 
 
 def _plain(norm: nn.BatchNorm2d) -> bool:

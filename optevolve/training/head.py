@@ -8,14 +8,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import dropout, linear
 
 from optevolve.compile.kernel import shared_object
+from optevolve.training.chain import as_one_step
 from optevolve.training.elements import ELEMENTS
 
 __all__ = ["Head", "available"]
@@ -125,36 +125,6 @@ def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-class _Apply(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, rate: float) -> Tensor:
-        images, channels, height, width = x.shape
-        ctx.shape = _integers(images, height * width, channels, len(weight))
-        ctx.scale = 1 / (1 - rate)
-        # Drawn as torch's dropout draws it after the average.
-        kept = torch.empty(images, channels, dtype=x.dtype).bernoulli_(1 - rate) if rate else None
-        pooled, out = torch.empty(images, channels), torch.empty(images, len(weight))
-        weight = weight.contiguous()
-        _kernels()["forward", x.dtype](
-            ctx.shape, x.data_ptr(), _address(kept), ctx.scale, weight.data_ptr(), bias.data_ptr(), pooled.data_ptr(), out.data_ptr()
-        )
-        ctx.save_for_backward(x, kept, weight, pooled)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> Any:
-        x, kept, weight, pooled = ctx.saved_tensors
-        dy = dy.contiguous()
-        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        dweight, dbias = torch.empty_like(weight), torch.empty(len(weight))
-        _kernels()["backward", x.dtype](
-            ctx.shape, dy.data_ptr(), _address(kept), ctx.scale, weight.data_ptr(), pooled.data_ptr(), _address(dx), dweight.data_ptr(),
-            dbias.data_ptr(),
-        )  # fmt: skip
-        return dx, dweight, dbias, None
-
-
 class Head(nn.Module):
     """Global average, `Dropout` and `Linear` as one module, with the parameters of the last.
 
@@ -168,18 +138,51 @@ class Head(nn.Module):
 
     def __init__(self, drop: nn.Dropout, last: nn.Linear) -> None:
         super().__init__()
-        self.rate = drop.p
+        self.rate, self.scale = drop.p, 1 / (1 - drop.p)
         self.weight, self.bias = last.weight, last.bias
 
     @staticmethod
     def fits(drop: nn.Dropout, last: nn.Linear) -> bool:
         """Whether the layers are a dropout of a rate below 1 and a linear layer with bias, in float32 on the CPU."""
-        return drop.p < 1 and last.bias is not None and last.weight.dtype == torch.float32 and last.weight.device.type == "cpu"
+        biased = isinstance(last.bias, Tensor)  # torch's stubs do not say that it may be missing
+        return drop.p < 1 and biased and last.weight.dtype == torch.float32 and last.weight.device.type == "cpu"
 
     def forward(self, x: Tensor) -> Tensor:
         """Input of shape (batch, channels, height, width), output of shape (batch, classes)."""
-        taken = x.device.type == "cpu" and x.dim() == 4 and x.dtype in (torch.float32, torch.bfloat16)
-        if not (self.training and taken):
-            return linear(dropout(x.mean((2, 3)), self.rate, self.training), self.weight, self.bias)
+        if self.takes(x):
+            return as_one_step((self,), x)
+        return linear(dropout(x.mean((2, 3)), self.rate, self.training), self.weight, self.bias)
+
+    def learned(self) -> tuple[Tensor, ...]:
+        """See `Link`."""
+        return self.weight, self.bias
+
+    def takes(self, x: Tensor) -> bool:
+        """See `Link`."""
+        return self.training and x.device.type == "cpu" and x.dim() == 4 and x.dtype in (torch.float32, torch.bfloat16)
+
+    def run(self, x: Tensor) -> tuple[Tensor, Any]:
+        """See `Link`."""
         x = x.contiguous(memory_format=torch.channels_last)
-        return cast(Tensor, _Apply.apply(x, self.weight, self.bias, self.rate))  # type: ignore[no-untyped-call]
+        weight, bias = self.weight.detach().contiguous(), self.bias.detach()
+        images, channels, height, width = x.shape
+        shape = _integers(images, height * width, channels, len(weight))
+        # Drawn as torch's dropout draws it after the average.
+        kept = torch.empty(images, channels, dtype=x.dtype).bernoulli_(1 - self.rate) if self.rate else None
+        pooled, out = torch.empty(images, channels), torch.empty(images, len(weight))
+        _kernels()["forward", x.dtype](
+            shape, x.data_ptr(), _address(kept), self.scale, weight.data_ptr(), bias.data_ptr(), pooled.data_ptr(), out.data_ptr()
+        )
+        return out, (shape, x, kept, weight, pooled)
+
+    def back(self, kept: Any, dy: Tensor, needs_input: bool) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """See `Link`."""
+        shape, x, mask, weight, pooled = kept
+        dy = dy.contiguous()
+        dx = torch.empty_like(x) if needs_input else None
+        dweight, dbias = torch.empty_like(weight), torch.empty(len(weight))
+        _kernels()["backward", x.dtype](
+            shape, dy.data_ptr(), _address(mask), self.scale, weight.data_ptr(), pooled.data_ptr(), _address(dx), dweight.data_ptr(),
+            dbias.data_ptr(),
+        )  # fmt: skip
+        return dx, (dweight, dbias)

@@ -83,7 +83,8 @@ struct Moments {
   i64 channels, length, rows = 0, tiles = 0;
   std::vector<float> first, shift, sum, square;
   std::vector<double> sums, squares;
-  Moments(i64 channels, i64 length) : channels(channels), length(length), first(channels), sum(length), square(length), sums(channels), squares(channels) {}
+  Moments(i64 channels, i64 length)
+      : channels(channels), length(length), first(channels), sum(length), square(length), sums(channels), squares(channels) {}
   void gather() {
     fold(sum, channels, sums.data());
     fold(square, channels, squares.data());
