@@ -313,6 +313,9 @@ class ConvNormSwish(nn.Module):
         super().__init__()
         self.convolution, self.norm = convolution, norm
         self.numbers = (convolution.stride[0], norm.momentum, norm.epsilon)
+        # Not as attributes of a module, whose lookup takes longer than what is then done with them.
+        self._learned = convolution.weight, norm.weight, norm.bias
+        self._moving = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
 
     @staticmethod
     def fits(convolution: nn.Conv2d) -> bool:
@@ -329,7 +332,7 @@ class ConvNormSwish(nn.Module):
 
     def learned(self) -> tuple[Tensor, ...]:
         """See `Link`."""
-        return self.convolution.weight, self.norm.weight, self.norm.bias
+        return self._learned
 
     def takes(self, x: Tensor) -> bool:
         """See `Link`."""
@@ -338,7 +341,7 @@ class ConvNormSwish(nn.Module):
 
     def run(self, x: Tensor) -> tuple[Tensor, Any]:
         """See `Link`."""
-        kernel, weight, bias = (parameter.detach() for parameter in self.learned())
+        kernel, weight, bias = self._learned
         x = x.contiguous(memory_format=torch.channels_last)
         stride, momentum, epsilon = self.numbers
         images, inputs, height, width = x.shape
@@ -348,7 +351,7 @@ class ConvNormSwish(nn.Module):
         result = (images, outputs, (height - 1) // stride + 1, (width - 1) // stride + 1)
         z = torch.empty(result, dtype=dtype, memory_format=torch.channels_last)
         y, moments = torch.empty_like(z), torch.empty(2, outputs)
-        mean, variance = self.norm.get_buffer("running_mean"), self.norm.get_buffer("running_var")
+        mean, variance = self._moving
         _kernels()["forward", x.dtype, dtype](
             shape, x.data_ptr(), z.data_ptr(), y.data_ptr(), kernel.data_ptr(), _integers(*kernel.stride()), tile_length(outputs),
             weight.data_ptr(), bias.data_ptr(), moments.data_ptr(), epsilon, momentum, mean.data_ptr(), variance.data_ptr(),

@@ -140,6 +140,7 @@ class Head(nn.Module):
         super().__init__()
         self.rate, self.scale = drop.p, 1 / (1 - drop.p)
         self.weight, self.bias = last.weight, last.bias
+        self._learned = last.weight, last.bias  # not as attributes of a module, whose lookup is slow
 
     @staticmethod
     def fits(drop: nn.Dropout, last: nn.Linear) -> bool:
@@ -155,7 +156,7 @@ class Head(nn.Module):
 
     def learned(self) -> tuple[Tensor, ...]:
         """See `Link`."""
-        return self.weight, self.bias
+        return self._learned
 
     def takes(self, x: Tensor) -> bool:
         """See `Link`."""
@@ -164,7 +165,7 @@ class Head(nn.Module):
     def run(self, x: Tensor) -> tuple[Tensor, Any]:
         """See `Link`."""
         x = x.contiguous(memory_format=torch.channels_last)
-        weight, bias = self.weight.detach().contiguous(), self.bias.detach()
+        weight, bias = self._learned[0].contiguous(), self._learned[1]
         images, channels, height, width = x.shape
         shape = _integers(images, height * width, channels, len(weight))
         # Drawn as torch's dropout draws it after the average.
