@@ -171,10 +171,8 @@ class RuleOptimizer(Optimizer):
                 loss = closure()
         first = 0
         for group in self.param_groups:
-            bucket = self._buckets.get(id(group)) if group["flat"] else None  # export never
-            if bucket is not None and (again := bucket.again(group["params"], self.state)) is not None:  # export never
+            if again := self._again(group):  # export never
                 self._step_group(group, again)
-                first += sum(bucket.reduce.sizes)
                 continue
             work = Work([], [], [], [[] for _ in self.STATES])
             self._init_group(group, work.params, work.grads, work.steps, *work.states)
@@ -305,10 +303,14 @@ class RuleOptimizer(Optimizer):
             self._step_fused(group, flat if self.ELEMENTWISE else work, numbers, keys, lr)
         elif group["fused"] and lr != 0 and work.params[0].device.type != "cpu":
             self._step_compiled(group, work, numbers, keys, lr)
-        else:
+        elif lr == 0 or not bucket.interpret(type(self), group, [*self._given(group, lr).values(), *numbers]):
             self._step_one(group, flat, 0, numbers, keys, lr, bucket)
         torch._foreach_add_([bucket.counts], 1)
         return True
+
+    def _again(self, group: dict[str, Any]) -> Work | None:  # export never
+        bucket = None if self.DRAWS else self._buckets.get(id(group))
+        return bucket.again(group["params"], self.state) if bucket and group["flat"] else None
 
     def _bucket(self, group: dict[str, Any], work: Work) -> FlatBucket | None:  # export never
         """The buffers of these parameters; None if they cannot be laid end to end."""
@@ -317,7 +319,7 @@ class RuleOptimizer(Optimizer):
             return bucket
         if not FlatBucket.takes(work.params, work.steps, work.firsts):
             return None
-        bucket = self._buckets[id(group)] = FlatBucket(work.params, work.states, work.steps, self.STATES, work.firsts)
+        bucket = self._buckets[id(group)] = FlatBucket(work.params, work.states, work.steps, self.STATES)
         for i, p in enumerate(work.params):
             self.state[p]["step"] = bucket.step_views[i]
             self.state[p].update(zip(self.STATES, (views[i] for views in bucket.state_views), strict=True))
@@ -380,8 +382,7 @@ class RuleOptimizer(Optimizer):
             Many([draw(primitive, key + first, x) for first, x in zip(work.firsts, w.tensors, strict=True)])
             for primitive, key in zip(self.DRAWS, keys, strict=True)
         ]
-        if group["maximize"]:
-            g = -g
+        g = -g if group["maximize"] else g
         reduce = ReduceEach()
         w_next, *states_next = self.advance(w, g, *map(Many, states), *numbers, *draws, **self._given(group, lr), reduce=reduce)
         if lr != 0:

@@ -10,7 +10,7 @@ import ast
 import re
 from typing import NamedTuple
 
-__all__ = ["CppKernel", "translate"]
+__all__ = ["OPERATIONS", "CppKernel", "Translator", "prelude", "translate"]
 
 
 class CppKernel(NamedTuple):
@@ -28,50 +28,70 @@ _METHODS = {
     "torch.pow": "{0}.pow({1})", "torch.maximum": "at::vec::maximum({0}, {1})", "torch.minimum": "at::vec::minimum({0}, {1})",
     "torch.where": "V::blendv({2}, {1}, {0})", "torch.sign": "sign({0})", "torch.sigmoid": "sigmoid({0})", "bessel_i1e": "bessel_i1e({0})",
 }  # fmt: skip
-_SYMBOLS: dict[type, str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.GtE: ">="}
+_NEGATIVE = "{0}.neg()"
+_SYMBOLS: dict[type, str] = {
+    ast.Add: "({0} + {1})", ast.Sub: "({0} - {1})", ast.Mult: "({0} * {1})", ast.Div: "({0} / {1})", ast.GtE: "({0} >= {1})",
+}  # fmt: skip
+OPERATIONS = (_NEGATIVE, *_SYMBOLS.values(), *_METHODS.values())  # every template that `Translator.apply` may meet
 
 
-class _Translator:
+class Translator:
+    """Walks over the expressions of an `advance` function; what is made of them is up to `apply`, `name`, `number` and `norm`."""
+
     def __init__(self) -> None:
         self.constants: list[float] = []
         self.lines: list[str] = []
         self.norms: list[tuple[int, str]] = []  # lines before it, argument
 
-    def _number(self, value: float) -> str:
+    def apply(self, template: str, *args: str) -> str:
+        """An operation on translated arguments."""
+        return template.format(*args)
+
+    def name(self, name: str) -> str:
+        """An argument of the function, or what a statement has defined."""
+        return name
+
+    def number(self, value: float) -> str:
+        """A number of the text."""
         if isinstance(value, int):
             return f"V({value}.0f)"
         self.constants.append(value)
         return f"k{len(self.constants) - 1}"
 
     def expression(self, node: ast.expr) -> str:
+        """An expression, translated."""
         folded = _constant(node)
         if folded is not None:
-            return self._number(folded)
+            return self.number(folded)
         if isinstance(node, ast.Name):
-            return node.id
+            return self.name(node.id)
         if isinstance(node, ast.UnaryOp):
-            return f"{self.expression(node.operand)}.neg()"
+            return self.apply(_NEGATIVE, self.expression(node.operand))
         if isinstance(node, ast.BinOp):
-            return f"({self.expression(node.left)} {_SYMBOLS[type(node.op)]} {self.expression(node.right)})"
+            return self.apply(_SYMBOLS[type(node.op)], self.expression(node.left), self.expression(node.right))
         if isinstance(node, ast.Compare):
-            return f"({self.expression(node.left)} {_SYMBOLS[type(node.ops[0])]} {self.expression(node.comparators[0])})"
+            return self.apply(_SYMBOLS[type(node.ops[0])], self.expression(node.left), self.expression(node.comparators[0]))
         assert isinstance(node, ast.Call)
         return self._call(ast.unparse(node.func), node)
 
     def _call(self, name: str, node: ast.Call) -> str:
         if name == "torch.zeros_like":
-            return "V(0.0f)"
+            return self.number(0)
         args = [self.expression(arg) for arg in node.args]
         if name in ("reduce.norm", "reduce.rms"):
-            self.norms.append((len(self.lines), args[0]))
-            norm = f"norm{len(self.norms) - 1}"
-            return norm if name == "reduce.norm" else f"({norm} / root_size)"
+            return self.norm(args[0], mean=name == "reduce.rms")
         if name.startswith("reduce."):
             raise NotImplementedError(f"{name} has no kernel.")
         if name == "torch.clamp":
             (bound,) = node.keywords
-            return f"at::vec::{'maximum' if bound.arg == 'min' else 'minimum'}({args[0]}, {self.expression(bound.value)})"
-        return _METHODS[name].format(*args)
+            return self.apply(_METHODS["torch.maximum" if bound.arg == "min" else "torch.minimum"], args[0], self.expression(bound.value))
+        return self.apply(_METHODS[name], *args)
+
+    def norm(self, argument: str, mean: bool) -> str:
+        """The norm of a tensor, or the root of its mean square."""
+        self.norms.append((len(self.lines), argument))
+        norm = f"norm{len(self.norms) - 1}"
+        return f"({norm} / root_size)" if mean else norm
 
 
 def _constant(node: ast.expr) -> float | None:
@@ -110,7 +130,7 @@ def translate(advance: str, states: int, draws: tuple[str, ...]) -> CppKernel:
     state_names, draw_names = names[2 : 2 + states], names[len(names) - len(draws) :]
     given = [arg.arg for arg in function.args.kwonlyargs if arg.arg != "reduce"]
     scalars = [*given, *names[2 + states : len(names) - len(draws)]]
-    translator = _Translator()
+    translator = Translator()
     results: list[str] = []
     for statement in function.body:
         if isinstance(statement, ast.Assign):
@@ -148,14 +168,18 @@ def translate(advance: str, states: int, draws: tuple[str, ...]) -> CppKernel:
     body = [*loads, *translator.lines, *stores]
     passes.append(_ADVANCE.format(parameters=parameters, head=_lines(head, 2), body=_lines(body, 4)))
     code = "\n".join(passes)
-    prelude = _PRELUDE + "".join(text for name, text in _FUNCTIONS.items() if re.search(rf"\b{name}\b", code))
     reductions = [_NORMS.format(norms=len(norms), arguments=arguments)] if norms else []
     reductions += [f"  take(squares{phase}, {phase});" for phase in range(len(norms))]
     text = _STEP.format(
-        prelude=prelude, passes=code, keys=", const uint32_t* keys" if uniforms else "", norms="".join(line + "\n" for line in reductions),
-        arguments=arguments,
+        prelude=prelude(code), passes=code, keys=", const uint32_t* keys" if uniforms else "",
+        norms="".join(line + "\n" for line in reductions), arguments=arguments,
     )  # fmt: skip
     return CppKernel(text, tuple(translator.constants), uniforms, normals)
+
+
+def prelude(code: str) -> str:
+    """What goes before code that uses V, WIDTH, load, store and the functions of `OPERATIONS`."""
+    return _PRELUDE + "".join(text for name, text in _FUNCTIONS.items() if re.search(rf"\b{name}\b", code))
 
 
 def _lines(lines: list[str], indent: int) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from optevolve.compile.program import program_of
 from optevolve.compile.reduce import ReduceFlat
 from optevolve.compile.work import Work
 
@@ -25,7 +26,6 @@ class FlatBucket:
         states: one list per state of the rule, each with a tensor per parameter.
         steps: step counts, one per parameter.
         names: of the states.
-        firsts: number of each parameter's first element, for rules that draw random numbers; else empty.
     Attributes:
         params: the parameters' buffer, of one dimension.
         states: a list of one buffer per state.
@@ -34,9 +34,7 @@ class FlatBucket:
         state_views, step_views: the tensors that take the place of the states and step counts given.
     """
 
-    def __init__(
-        self, params: list[Tensor], states: list[list[Tensor]], steps: list[Tensor], names: Sequence[str], firsts: Sequence[int]
-    ) -> None:
+    def __init__(self, params: list[Tensor], states: list[list[Tensor]], steps: list[Tensor], names: Sequence[str]) -> None:
         shapes = [p.shape for p in params]
         self.reduce = ReduceFlat(shapes)
         sizes = self.reduce.sizes
@@ -58,7 +56,6 @@ class FlatBucket:
             (p, p.data_ptr(), [("step", self.step_views[i]), *zip(names, (views[i] for views in self.state_views), strict=True)])
             for i, p in enumerate(params)
         ]
-        self.firsts = firsts
         self.pointers = self._pointers(params, self.state_views, self.step_views)
 
     @staticmethod
@@ -99,7 +96,25 @@ class FlatBucket:
             for name, view in views:
                 if own.get(name) is not view:
                     return None
-        return Work(params, cast(list[Tensor], grads), self.step_views, self.state_views, self.firsts)
+        return Work(params, cast(list[Tensor], grads), self.step_views, self.state_views)
+
+    def interpret(self, rule: Any, group: Mapping[str, Any], scalars: Sequence[float]) -> bool:
+        """One step on the whole buffer by the kernel that knows every operator; False where it cannot take the step.
+
+        Args:
+            rule: the optimizer's class.
+            group: the settings of the parameters; with `fused` given either way, another execution is asked for.
+            scalars: the hyperparameters and the rule's numbers of this step.
+        """
+        if group["fused"] is not None or group["maximize"] or rule.DRAWS or not rule.ELEMENTWISE:
+            return False
+        tensors = [self.params, self.grad, *(values[0] for values in self.states)]
+        if any(tensor.device.type != "cpu" or tensor.dtype != torch.float32 for tensor in tensors):
+            return False
+        program = program_of(rule.advance, len(self.states))
+        if program is not None:
+            program(tensors, scalars)
+        return program is not None
 
     def gather(self, grads: list[Tensor]) -> Tensor:
         """The gradients laid end to end."""

@@ -18,6 +18,8 @@ from optevolve.tasks.base import Batch, NumberedBatch, Task, require_counts
 
 __all__ = ["Classification", "digits_splits", "in_memory_batches"]
 
+_GATHERED = 2048  # examples
+
 
 @dataclass(frozen=True)
 class Classification(Task):
@@ -47,8 +49,10 @@ def in_memory_batches(x: Tensor, y: Tensor, split: Split, seed: int, batch_size:
         order = order[: max(len(x) // batch_size, 1) * batch_size]
     else:
         batch_size = 512
-    for index in torch.split(order, batch_size):
-        yield NumberedBatch.of(x[index], y[index], index)
+    for several in torch.split(order, batch_size * max(1, _GATHERED // batch_size)):  # gathered at once: calls cost more than copies
+        parts = (x.index_select(0, several), y.index_select(0, several), several)
+        for batch in zip(*(torch.split(part, batch_size) for part in parts), strict=True):
+            yield NumberedBatch.of(*batch)
 
 
 @cache

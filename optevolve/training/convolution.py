@@ -57,16 +57,22 @@ static inline void multiply(const float* const* from, const i64* offsets, i64 ru
   }
 }
 
-// A kernel laid out for `multiply`: panels of two vectors of outputs, the last of one where that is enough.
+// A kernel laid out for `multiply`: panels of two vectors of outputs, the last of one where that is enough. `places` says where in memory
+// the weights of each product lie for the first output, `step` how far apart those of the outputs.
 struct Packed {
   i64 outputs, rows;  // outputs rounded up to whole vectors; products in each
   std::vector<float> values;
-  template <typename Value>
-  Packed(i64 channels, i64 rows, Value value) : outputs(padded(channels)), rows(rows), values(padded(channels) * rows) {
+  Packed(i64 channels, const std::vector<i64>& places, i64 step, const float* kernel)
+      : outputs(padded(channels)), rows(i64(places.size())), values(outputs * rows) {
     float* to = values.data();
-    for (i64 first = 0; first < outputs; first += 2 * LANES)
-      for (i64 k = 0; k < rows; k++)
-        for (i64 n = first; n < std::min(first + 2 * LANES, outputs); n++) *to++ = n < channels ? value(k, n) : 0.0f;
+    for (i64 first = 0; first < outputs; first += 2 * LANES) {
+      const i64 end = std::min(first + 2 * LANES, outputs), known = std::min(end, channels);
+      for (const i64 place : places) {
+        const float* from = kernel + place;
+        for (i64 n = first; n < known; n++) to[n - first] = from[n * step];
+        to += end - first;  // zeros where no output is
+      }
+    }
   }
 };
 
@@ -134,6 +140,13 @@ struct Layer {
   i64 across() const { return (width - 1) / stride + 1; }
   i64 size() const { return height * width * inputs; }       // elements of an image
   i64 result() const { return down() * across() * outputs; }  // and of what becomes of it
+  // Where the first output's weights lie, in the order in which a pixel sees them. `strides` are by output, input, row and column.
+  std::vector<i64> places(const i64* strides) const {
+    std::vector<i64> found;
+    for (i64 k = 0; k < 9; k++)
+      for (i64 c = 0; c < inputs; c++) found.push_back(k / 3 * strides[2] + k % 3 * strides[3] + c * strides[1]);
+    return found;
+  }
 };
 
 template <typename T>
@@ -157,15 +170,12 @@ static void pack(const float* from, i64 pitch, T* to, i64 channels, i64 pixels) 
   }
 }
 
-// `strides` are the kernel's by output, input, row and column.
 template <typename I, typename T>
 static void forward(const I* x, T* z, T* y, const Layer& s, const float* kernel, const i64* strides, Norm& norm, double epsilon,
                     float momentum, float* running_mean, float* running_variance) {
   const i64 run = 3 * s.inputs, wide = (s.width + 2) * s.inputs, down = s.down(), across = s.across();
   const i64 offsets[3] = {0, wide, 2 * wide};
-  const Packed packed(s.outputs, 3 * run, [&](i64 k, i64 n) {
-    return kernel[n * strides[0] + k % s.inputs * strides[1] + k / run * strides[2] + k / s.inputs % 3 * strides[3]];
-  });
+  const Packed packed(s.outputs, s.places(strides), strides[0], kernel);
   std::vector<float> image((s.height + 2) * wide), out(down * across * packed.outputs);
   Pixels pixels;
   for (i64 r = 0; r < down; r++)
@@ -202,11 +212,9 @@ static void backward(const I* x, const T* z, const T* dy, T* inner, I* dx, float
         const i64 above = row + 1 - k / 3, left = column + 1 - k % 3;
         if (above % s.stride || left % s.stride) continue;
         offsets.push_back((above / s.stride + 1) * high + (left / s.stride + 1) * pitch);
-        places.push_back(k / 3 * strides[2] + k % 3 * strides[3]);
+        for (i64 n = 0; n < s.outputs; n++) places.push_back(k / 3 * strides[2] + k % 3 * strides[3] + n * strides[0]);
       }
-      const Packed packed(s.inputs, i64(places.size()) * s.outputs, [&](i64 k, i64 n) {
-        return kernel[k % s.outputs * strides[0] + n * strides[1] + places[k / s.outputs]];
-      });
+      const Packed packed(s.inputs, places, strides[1], kernel);
       Pixels pixels;
       for (i64 y = row; y < s.height; y += s.stride)
         for (i64 c = column; c < s.width; c += s.stride)
@@ -241,9 +249,9 @@ static void backward(const I* x, const T* z, const T* dy, T* inner, I* dx, float
       all(phase.pixels, dz.data(), phase.offsets.data(), i64(phase.offsets.size()), s.outputs, phase.packed, out.data());
     pack(out.data(), inputs, dx + i * s.size(), s.inputs, s.height * s.width);
   }
-  for (i64 k = 0; k < 3 * run; k++)
-    for (i64 n = 0; n < s.outputs; n++)
-      dkernel[n * strides[0] + k % s.inputs * strides[1] + k / run * strides[2] + k / s.inputs % 3 * strides[3]] = slope[k * pitch + n];
+  const std::vector<i64> places = s.places(strides);
+  for (i64 n = 0; n < s.outputs; n++)
+    for (i64 k = 0; k < 3 * run; k++) dkernel[n * strides[0] + places[k]] = slope[k * pitch + n];
 }
 
 #define FACE(name, I, T)                                                                                                                \

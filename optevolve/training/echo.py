@@ -21,6 +21,8 @@ class Echo(nn.Module):
         super().__init__()
         self.__dict__["model"] = model  # not as a submodule: what this one lacks is looked up there
         self.heard: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = []
+        self.listens = False
+        model.register_forward_hook(self._hear, with_kwargs=True)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["model"], name)
@@ -28,14 +30,15 @@ class Echo(nn.Module):
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Within it, what the model answers is remembered."""
-        hook = self.__dict__["model"].register_forward_hook(self._hear, with_kwargs=True)
+        self.listens = True
         try:
             yield
         finally:
-            hook.remove()
+            self.listens = False
 
     def _hear(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        self.heard.append((args, kwargs, output))
+        if self.listens:
+            self.heard.append((args, kwargs, output))
 
     def forget(self) -> None:
         """Lets go of what was heard."""

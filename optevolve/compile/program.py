@@ -1,0 +1,184 @@
+"""A rule's step as a program for one kernel that knows every operator, so that nothing is compiled for the rule. Needs only torch.
+
+It is what a search runs: a rule that is trained for seconds is not worth a second of compilation, and as torch operations a step on a small
+model is mostly their overhead. The kernel works on blocks that stay in the first-level cache, one operation after the other.
+"""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+import inspect
+import textwrap
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+from optevolve.compile.cpp import OPERATIONS, Translator, prelude
+from optevolve.compile.kernel import shared_object
+
+__all__ = ["Program", "program_of"]
+
+_RUN = r"""
+constexpr int64_t BLOCK = 256;  // elements of a register
+extern "C" void run(int64_t size, float* const* tensors, int64_t inputs, const double* scalars, int64_t numbers, const int32_t* code,
+                    int64_t lines, int64_t registers, const int32_t* results, int64_t states) {
+  static thread_local std::vector<float> memory;
+  if (int64_t(memory.size()) < registers * BLOCK) memory.resize(registers * BLOCK);
+  float* const r = memory.data();
+  for (int64_t k = 0; k < numbers; ++k) std::fill_n(r + (inputs + k) * BLOCK, BLOCK, static_cast<float>(scalars[k]));
+  for (int64_t start = 0; start < size; start += BLOCK) {
+    const int64_t n = std::min(BLOCK, size - start);
+    for (int64_t t = 0; t < inputs; ++t) std::copy_n(tensors[t] + start, n, r + t * BLOCK);
+    for (const int32_t* line = code; line < code + 5 * lines; line += 5) {
+      float* const out = r + line[1] * BLOCK;
+      const float *a = r + line[2] * BLOCK, *b = r + line[3] * BLOCK, *c = r + line[4] * BLOCK;
+      switch (line[0]) {
+@CASES@
+      }
+    }
+    for (int64_t j = 0; j <= states; ++j) std::copy_n(r + results[j] * BLOCK, n, tensors[j ? j + 1 : 0] + start);
+  }
+}
+"""
+_CASE = """\
+        case {number}:
+          for (int64_t i = 0; i < BLOCK; i += WIDTH) {{
+            const V x = V::loadu(a + i), y = V::loadu(b + i), z = V::loadu(c + i);
+            ({operation}).store(out + i);
+          }}
+          break;"""
+
+
+class _Assembler(Translator):
+    """Translates into lines of five numbers: operation, result and up to three arguments, all of these registers."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.registers = {name: number for number, name in enumerate(names)}
+        self.used = len(names)
+        self.code: list[int] = []
+
+    def new(self) -> int:
+        self.used += 1
+        return self.used - 1
+
+    def apply(self, template: str, *args: str) -> str:
+        register = self.new()
+        self.code += [OPERATIONS.index(template), register, *map(int, args), *[int(args[0])] * (3 - len(args))]
+        return str(register)
+
+    def name(self, name: str) -> str:
+        return str(self.registers[name])
+
+    def number(self, value: float) -> str:  # after the arguments, before what is computed
+        self.constants.append(value)
+        return str(self.registers[f"constant {len(self.constants) - 1}"])
+
+    def norm(self, argument: str, mean: bool) -> str:
+        raise NotImplementedError("A norm is of a whole parameter, and blocks know none.")
+
+
+class _Counter(Translator):
+    """Counts the numbers of the text, whose registers come before the others."""
+
+    def number(self, value: float) -> str:
+        self.constants.append(value)
+        return ""
+
+    def apply(self, template: str, *args: str) -> str:
+        return ""
+
+
+class Program:
+    """One step of a rule on tensors laid end to end.
+
+    Args:
+        advance: text of the rule's function.
+        states: how many of its arguments are states.
+        run: the kernel.
+    Raises:
+        NotImplementedError: if the rule looks at more than single elements.
+    """
+
+    def __init__(self, advance: str, states: int, run: Any) -> None:
+        function = ast.parse(advance).body[0]
+        assert isinstance(function, ast.FunctionDef)
+        names = [arg.arg for arg in function.args.args]
+        tensors, numbers = names[: 2 + states], names[2 + states :]
+        given = [arg.arg for arg in function.args.kwonlyargs if arg.arg != "reduce"]
+        counter = _Counter()
+        _walk(function, counter)
+        names = [*tensors, *given, *numbers, *(f"constant {number}" for number in range(len(counter.constants)))]
+        assembler = _Assembler(names)
+        results = [int(register) for register in _walk(function, assembler)]
+        self.run = run
+        self.states, self.inputs = states, len(tensors)
+        self.constants = tuple(float(value) for value in assembler.constants)
+        self.lines, self.registers = len(assembler.code) // 5, assembler.used
+        self.code = (ctypes.c_int32 * len(assembler.code))(*assembler.code)
+        self.results = (ctypes.c_int32 * len(results))(*results)
+
+    def __call__(self, tensors: Sequence[Tensor], scalars: Sequence[float]) -> None:
+        """Advances weights and states in place.
+
+        Args:
+            tensors: weights, gradient and states, float32, contiguous, all of one length.
+            scalars: the hyperparameters and the rule's numbers of this step.
+        """
+        values = (*scalars, *self.constants)
+        pointers = (ctypes.c_void_p * self.inputs)(*(tensor.data_ptr() for tensor in tensors))
+        numbers = (ctypes.c_double * len(values))(*values)
+        self.run(
+            tensors[0].numel(),
+            pointers,
+            self.inputs,
+            numbers,
+            len(values),
+            self.code,
+            self.lines,
+            self.registers,
+            self.results,
+            self.states,
+        )
+
+
+def _walk(function: ast.FunctionDef, translator: Translator) -> list[str]:
+    """Runs the translator over every statement; what it made of the results."""
+    for statement in function.body:
+        if isinstance(statement, ast.Assign):
+            made = translator.expression(statement.value)
+            if isinstance(translator, _Assembler):
+                translator.registers[ast.unparse(statement.targets[0])] = int(made)
+        elif isinstance(statement, ast.Return):
+            assert isinstance(statement.value, ast.Tuple)
+            return [translator.expression(element) for element in statement.value.elts]
+    return []
+
+
+@cache
+def program_of(advance: Callable[..., Any], states: int) -> Program | None:
+    """The program of an `advance` function; None if the rule can have none, or there is no compiler for the kernel."""
+    run = _kernel()
+    if run is None:
+        return None
+    try:
+        return Program(textwrap.dedent(inspect.getsource(advance)), states, run)
+    except NotImplementedError:  # norms, rows, columns, orthogonalisation
+        return None
+
+
+@cache
+def _kernel() -> Any:
+    """The compiled kernel, one for all rules; None without a compiler."""
+    cases = "\n".join(_CASE.format(number=i, operation=text.format("x", "y", "z")) for i, text in enumerate(OPERATIONS))
+    path = shared_object(prelude(cases) + _RUN.replace("@CASES@", cases))
+    if path is None:
+        return None
+    run = ctypes.CDLL(str(path)).run
+    integer, pointer = ctypes.c_int64, ctypes.c_void_p
+    run.argtypes = [integer, pointer, integer, pointer, integer, pointer, integer, integer, pointer, integer]
+    run.restype = None
+    return run
