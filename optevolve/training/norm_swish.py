@@ -69,11 +69,12 @@ static inline float sigmoid(float z) {  // Cephes' expf, without branches so tha
 // numbers repeated along the tile.
 static std::vector<float> repeated(const float* values, i64 channels, i64 length) {
   std::vector<float> out(length);
-  for (i64 j = 0; j < length; j++) out[j] = values[j % channels];
+  for (i64 at = 0; at < length; at += channels) std::copy_n(values, channels, out.data() + at);
   return out;
 }
 static void fold(std::vector<float>& tile, i64 channels, double* total) {
-  for (size_t j = 0; j < tile.size(); j++) total[j % channels] += tile[j];
+  for (size_t at = 0; at < tile.size(); at += channels)
+    for (i64 c = 0; c < channels; c++) total[c] += tile[at + c];
   std::fill(tile.begin(), tile.end(), 0.0f);
 }
 static const i64 BLOCK = 64;  // tiles summed in single precision before they join the total
