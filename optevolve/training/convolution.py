@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from optevolve.compile.kernel import shared_object
 from optevolve.training.chain import as_one_step
+from optevolve.training.elements import integers
 from optevolve.training.norm_swish import NORM_SWISH, NormSwish, tile_length
 
 __all__ = ["ConvNormSwish", "available"]
@@ -302,11 +303,6 @@ def available() -> bool:
     return bool(_kernels())
 
 
-@cache
-def _integers(*values: int) -> ctypes.Array[ctypes.c_int64]:
-    return (ctypes.c_int64 * len(values))(*values)
-
-
 class ConvNormSwish(nn.Module):
     """`Conv2d`, `BatchNorm2d` and `SiLU` as one module, with the parameters and running moments of the two.
 
@@ -354,14 +350,14 @@ class ConvNormSwish(nn.Module):
         stride, momentum, epsilon = self.numbers
         images, inputs, height, width = x.shape
         outputs = len(kernel)
-        shape = _integers(images, height, width, inputs, outputs, stride)
+        shape = integers(images, height, width, inputs, outputs, stride)
         dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype
         result = (images, outputs, (height - 1) // stride + 1, (width - 1) // stride + 1)
         z = torch.empty(result, dtype=dtype, memory_format=torch.channels_last)
         y, moments = torch.empty_like(z), torch.empty(2, outputs)
         mean, variance = self._moving
         _kernels()["forward", x.dtype, dtype](
-            shape, x.data_ptr(), z.data_ptr(), y.data_ptr(), kernel.data_ptr(), _integers(*kernel.stride()), tile_length(outputs),
+            shape, x.data_ptr(), z.data_ptr(), y.data_ptr(), kernel.data_ptr(), integers(*kernel.stride()), tile_length(outputs),
             weight.data_ptr(), bias.data_ptr(), moments.data_ptr(), epsilon, momentum, mean.data_ptr(), variance.data_ptr(),
         )  # fmt: skip
         return y, (shape, x, kernel, z, weight, bias, moments)
@@ -374,7 +370,7 @@ class ConvNormSwish(nn.Module):
         dx = torch.empty_like(x) if needs_input else None
         _kernels()["backward", x.dtype, z.dtype](
             shape, x.data_ptr(), z.data_ptr(), dy.data_ptr(), inner.data_ptr(), None if dx is None else dx.data_ptr(), dkernel.data_ptr(),
-            kernel.data_ptr(), _integers(*kernel.stride()), tile_length(len(kernel)), weight.data_ptr(), bias.data_ptr(),
+            kernel.data_ptr(), integers(*kernel.stride()), tile_length(len(kernel)), weight.data_ptr(), bias.data_ptr(),
             moments.data_ptr(), slopes.data_ptr(),
         )  # fmt: skip
         dweight, dbias = slopes.unbind()

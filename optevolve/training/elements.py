@@ -1,8 +1,11 @@
-"""C++ that the training kernels share: headers, and reading and writing of float32 and bfloat16 elements."""
+"""What the training kernels share: headers, reading and writing of float32 and bfloat16 elements, and how they get their shapes."""
 
 from __future__ import annotations
 
-__all__ = ["ELEMENTS"]
+import ctypes
+from functools import cache
+
+__all__ = ["ELEMENTS", "integers"]
 
 ELEMENTS = r"""
 #include <algorithm>
@@ -28,3 +31,9 @@ static inline void write(uint16_t& place, float value) {
   place = value == value ? rounded : uint16_t(0x7fc0);
 }
 """
+
+
+@cache
+def integers(*values: int) -> ctypes.Array[ctypes.c_int64]:
+    """An array that a kernel can read; the shapes of a training are few."""
+    return (ctypes.c_int64 * len(values))(*values)

@@ -16,7 +16,7 @@ from torch.nn.functional import dropout, linear
 
 from optevolve.compile.kernel import shared_object
 from optevolve.training.chain import as_one_step
-from optevolve.training.elements import ELEMENTS
+from optevolve.training.elements import ELEMENTS, integers
 
 __all__ = ["Head", "available"]
 
@@ -116,11 +116,6 @@ def available() -> bool:
     return bool(_kernels())
 
 
-@cache
-def _integers(*values: int) -> ctypes.Array[ctypes.c_int64]:
-    return (ctypes.c_int64 * len(values))(*values)
-
-
 def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
@@ -167,7 +162,7 @@ class Head(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         weight, bias = self._learned[0].contiguous(), self._learned[1]
         images, channels, height, width = x.shape
-        shape = _integers(images, height * width, channels, len(weight))
+        shape = integers(images, height * width, channels, len(weight))
         # Drawn as torch's dropout draws it after the average.
         kept = torch.empty(images, channels, dtype=x.dtype).bernoulli_(1 - self.rate) if self.rate else None
         pooled, out = torch.empty(images, channels), torch.empty(images, len(weight))
