@@ -36,7 +36,7 @@ OPERATIONS = (_NEGATIVE, *_SYMBOLS.values(), *_METHODS.values())  # every templa
 
 
 class Translator:
-    """Walks over the expressions of an `advance` function; what is made of them is up to `apply`, `name`, `number` and `norm`."""
+    """Walks over the expressions of an `advance` function; what is made of them is up to the other methods."""
 
     def __init__(self) -> None:
         self.constants: list[float] = []
@@ -57,6 +57,20 @@ class Translator:
             return f"V({value}.0f)"
         self.constants.append(value)
         return f"k{len(self.constants) - 1}"
+
+    def define(self, name: str, value: str) -> None:
+        """What a statement defines, its value translated."""
+        self.lines.append(f"const V {name} = {value};")
+
+    def statements(self, function: ast.FunctionDef) -> list[str]:
+        """All of a function, in order; what is made of its results."""
+        for statement in function.body:
+            if isinstance(statement, ast.Assign):
+                self.define(ast.unparse(statement.targets[0]), self.expression(statement.value))
+            elif isinstance(statement, ast.Return):
+                assert isinstance(statement.value, ast.Tuple)
+                return [self.expression(element) for element in statement.value.elts]
+        raise AssertionError("an advance function returns")
 
     def expression(self, node: ast.expr) -> str:
         """An expression, translated."""
@@ -131,14 +145,7 @@ def translate(advance: str, states: int, draws: tuple[str, ...]) -> CppKernel:
     given = [arg.arg for arg in function.args.kwonlyargs if arg.arg != "reduce"]
     scalars = [*given, *names[2 + states : len(names) - len(draws)]]
     translator = Translator()
-    results: list[str] = []
-    for statement in function.body:
-        if isinstance(statement, ast.Assign):
-            text = translator.expression(statement.value)
-            translator.lines.append(f"const V {ast.unparse(statement.targets[0])} = {text};")
-        elif isinstance(statement, ast.Return):
-            assert isinstance(statement.value, ast.Tuple)
-            results = [translator.expression(element) for element in statement.value.elts]
+    results = translator.statements(function)
     uniforms = tuple(i for i, draw in enumerate(draws) if draw == "uniform")
     normals = tuple(i for i, draw in enumerate(draws) if draw != "uniform")
     tensors = ["w", "g", *state_names, *(draw_names[d] for d in normals)]

@@ -11,7 +11,7 @@ import ctypes
 import inspect
 import textwrap
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from torch import Tensor
@@ -61,17 +61,16 @@ class _Assembler(Translator):
         self.used = len(names)
         self.code: list[int] = []
 
-    def new(self) -> int:
-        self.used += 1
-        return self.used - 1
-
     def apply(self, template: str, *args: str) -> str:
-        register = self.new()
+        register, self.used = self.used, self.used + 1
         self.code += [OPERATIONS.index(template), register, *map(int, args), *[int(args[0])] * (3 - len(args))]
         return str(register)
 
     def name(self, name: str) -> str:
         return str(self.registers[name])
+
+    def define(self, name: str, value: str) -> None:
+        self.registers[name] = int(value)
 
     def number(self, value: float) -> str:  # after the arguments, before what is computed
         self.constants.append(value)
@@ -110,10 +109,10 @@ class Program:
         tensors, numbers = names[: 2 + states], names[2 + states :]
         given = [arg.arg for arg in function.args.kwonlyargs if arg.arg != "reduce"]
         counter = _Counter()
-        _walk(function, counter)
+        counter.statements(function)
         names = [*tensors, *given, *numbers, *(f"constant {number}" for number in range(len(counter.constants)))]
         assembler = _Assembler(names)
-        results = [int(register) for register in _walk(function, assembler)]
+        results = [int(register) for register in assembler.statements(function)]
         self.run = run
         self.states, self.inputs = states, len(tensors)
         self.constants = tuple(float(value) for value in assembler.constants)
@@ -145,20 +144,7 @@ class Program:
         )
 
 
-def _walk(function: ast.FunctionDef, translator: Translator) -> list[str]:
-    """Runs the translator over every statement; what it made of the results."""
-    for statement in function.body:
-        if isinstance(statement, ast.Assign):
-            made = translator.expression(statement.value)
-            if isinstance(translator, _Assembler):
-                translator.registers[ast.unparse(statement.targets[0])] = int(made)
-        elif isinstance(statement, ast.Return):
-            assert isinstance(statement.value, ast.Tuple)
-            return [translator.expression(element) for element in statement.value.elts]
-    return []
-
-
-@cache
+@lru_cache(maxsize=256)  # a search has many rules, and few at a time
 def program_of(advance: Callable[..., Any], states: int) -> Program | None:
     """The program of an `advance` function; None if the rule can have none, or there is no compiler for the kernel."""
     run = _kernel()

@@ -121,7 +121,7 @@ def keep_freed_memory() -> None:
     """Lets this process keep what it frees, with glibc.
 
     Activations of megabytes are otherwise given back and fetched anew, page by page, at every
-    step, which costs a small ConvNet a tenth of its time.
+    step.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:  # another C library has none

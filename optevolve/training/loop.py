@@ -135,7 +135,7 @@ class _Steps:
             if "momentum" in group:
                 group["momentum"] = momentum
         batch = self.engine.place(next(self.batches))
-        for parameter in self.parameters:  # what zero_grad does, without its profiling: 10 us of a step of 700
+        for parameter in self.parameters:  # what zero_grad does, without its profiling, which small models notice
             parameter.grad = None
         with self.echo.listening(), self.engine.autocast():
             loss = self.task.loss(self.model, batch)
