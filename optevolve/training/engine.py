@@ -1,7 +1,7 @@
 """How a step is computed: precision of the forward pass, fused layers, a flat optimizer. The numbers differ from plain torch by rounding.
 
-`torch.compile` of forward and backward is not used: it takes tens of seconds in every worker. The fused layers are C++ that is compiled once on
-a machine and serves all candidates; docs/results/training.md has their figures.
+`torch.compile` of forward and backward is not used: it takes tens of seconds in every worker. The fused layers are C++ that is compiled
+once on a machine and serves all candidates; docs/results/training.md has their figures.
 """
 
 from __future__ import annotations
