@@ -35,7 +35,7 @@ def test_two_processes_agree_with_one() -> None:
     try:
         for worker in workers:
             out, error = worker.communicate(timeout=280)
-            assert out.strip() == "agree", out[-2000:] + error[-3000:]
+            assert (out.strip(), worker.returncode) == ("agree", 0), out[-2000:] + error[-3000:]
     finally:
         for worker in workers:
             worker.kill()

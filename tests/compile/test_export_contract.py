@@ -58,7 +58,7 @@ def test_a_compiled_training_step_does_not_recompile_as_lr_changes(exported) -> 
 
 
 WORKER = """
-import importlib.util, sys, torch, torch.distributed as dist
+import importlib.util, os, sys, torch, torch.distributed as dist
 sys.modules["optevolve"] = None
 from torch.nn.parallel import DistributedDataParallel
 from torch.distributed.device_mesh import init_device_mesh
@@ -98,8 +98,9 @@ for i, path in enumerate(sys.argv[3:]):
         train(net, module.Exported(net.parameters(), 0.1, 50, **options), halves)
         for p, q in zip(net.parameters(), alone.parameters()):
             torch.testing.assert_close(p.full_tensor(), q, rtol=1e-4, atol=1e-5)
-print("agree")
 dist.destroy_process_group()
+print("agree", flush=True)
+os._exit(0)  # see tests/compile/distributed_worker.py
 """
 
 
