@@ -8,7 +8,9 @@ Cost is that of one measurement of a rule, all its learning rates included, mean
 the rules; what did not complete ranks last. One measurement of the cheap protocol is held against each seed of the dear one and the mean is
 taken; the dear one's with itself is the mean over its pairs of seeds. The interval of their ratio is a 95 % bootstrap over rules
 (percentiles). Where both calibrations have the same --seed, measurement k of both starts from the same weights: a pair of other seeds is
-fair to both, and stands beside. Seconds are those of the workers, with whatever else the machine did. Exits with 1 if a goal is missed.
+fair to both, and stands beside. Seconds are those of the workers, with whatever else the machine did. The rules are also taken apart by
+whether both protocols chose nearly the same learning rate, for a disagreement may come from the choice or from the training that follows.
+Exits with 1 if a goal is missed.
 """
 
 import argparse
@@ -28,16 +30,25 @@ from scipy import stats
 COST_GOAL = 1 / 8
 RANK_GOAL = 0.9
 RESAMPLES = 2000
+NEAR = 0.5  # decades between the learning rates that two protocols chose for a rule, means over seeds, up to which they count as alike
 
 Scores = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A finished calibration: its rules, fitness of shape (rules, seeds), -inf where a measurement did not complete, and its totals."""
+    """A finished calibration.
+
+    Attributes:
+        rules: in native notation.
+        scores: fitness, -inf where a measurement did not complete, shape (rules, seeds).
+        decades: log10 of the chosen learning rate, mean over the seeds that chose one, shape (rules,); NaN where none did.
+        content: all that calibration.json holds.
+    """
 
     rules: list[str]
     scores: Scores
+    decades: Scores
     content: dict[str, Any]
 
     def cost(self, what: str) -> float:
@@ -54,7 +65,11 @@ def read(folder: Path) -> Calibration:
     content = json.loads(place.read_text(encoding="utf-8"))
     rows = content["measured"]
     scores = np.array([[-math.inf if score is None else score for score in row["fitness"]] for row in rows])
-    return Calibration([row["rule"] for row in rows], scores, content)
+    if not all("learning_rates" in row for row in rows):
+        sys.exit(f"{place} has no learning rates: an older version wrote it. Give the same command again; what was measured is kept.")
+    chosen = [[math.log10(rate) for rate in row["learning_rates"] if rate is not None] for row in rows]
+    decades = np.array([np.mean(rates) if rates else math.nan for rates in chosen])
+    return Calibration([row["rule"] for row in rows], scores, decades, content)
 
 
 def correlation(x: Scores, y: Scores) -> float:
@@ -83,6 +98,19 @@ def interval(cheap: Scores, dear: Scores) -> tuple[float, float, int]:
             ratios.append(with_each(cheap[picks], dear[picks]) / own)
     low, high = np.percentile(ratios, [2.5, 97.5]) if ratios else (math.nan, math.nan)
     return float(low), float(high), RESAMPLES - len(ratios)
+
+
+def print_by_rate(cheap: Calibration, dear: Calibration) -> None:
+    """How the means over seeds agree among the rules whose learning rates were chosen alike, and among the others."""
+    apart = cheap.decades - dear.decades
+    near = np.abs(apart) <= NEAR + 1e-9
+    known = np.isfinite(apart)
+    print(
+        f"learning rate, cheap over dear {np.median(apart[known]) if known.any() else math.nan:+6.2f} decades, median of {known.sum()} rules"
+    )
+    for name, group in ((f"within {NEAR} decades", near), ("further apart", known & ~near)):
+        found = correlation(cheap.scores[group].mean(axis=1), dear.scores[group].mean(axis=1)) if group.sum() > 2 else math.nan
+        print(f"  {name:<20} {group.sum():3d} rules, means agree to {found:6.3f}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,6 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"cheap, mean of its seeds, with dear {with_each(cheap.scores.mean(axis=1), dear.scores):.3f}")
     if cheap.scores.shape[1] > 1:
         print(f"cheap with itself              {with_itself(cheap.scores):6.3f}")
+    print_by_rate(cheap, dear)
     ranks = own > 0 and with_each(cheap.scores[:, 0], dear.scores) >= RANK_GOAL * own
     return 0 if ranks and max(steps, seconds) <= COST_GOAL else 1
 

@@ -229,11 +229,18 @@ def calibrate(
         with LocalRunner(workers or available_cores(), surrogate.measure) as runner:
             drive(source, runner, study, lookahead=32, on_event=on_event)
         study.finish()
-    scores = [[_score(source.outcomes[f"calibrate/{r.line}/seed-{k}"]) for k in range(repeats)] for r in chosen]
+    outcomes = [[source.outcomes[f"calibrate/{r.line}/seed-{k}"] for k in range(repeats)] for r in chosen]
+    scores = [[_score(outcome) for outcome in row] for row in outcomes]
     found = agreement(chosen, np.array(scores), references, list(source.outcomes.values()), seed)
     rows = [
-        {"line": r.line, "rule": str(r.rule), "accuracy": r.accuracy, "fitness": [_finite(score) for score in row]}
-        for r, row in zip(chosen, scores, strict=True)
+        {
+            "line": r.line,
+            "rule": str(r.rule),
+            "accuracy": r.accuracy,
+            "fitness": [_finite(_score(outcome)) for outcome in row],
+            "learning_rates": [outcome.learning_rate for outcome in row],
+        }
+        for r, row in zip(chosen, outcomes, strict=True)
     ]
     content = {**asdict(found), "task": task, "protocol": asdict(config.evolution.protocol), "seed": seed, "measured": rows}
     (folder / "calibration.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -104,6 +104,9 @@ def test_a_calibration_runs_for_real_and_goes_on_where_it_stopped(log: Path, tmp
     assert content["correlation"] == first.correlation
     assert [row["line"] for row in content["measured"]] == [3, 5, 8]
     assert all(0 <= score <= 1 for row in content["measured"] for score in row["fitness"] if score is not None)
+    assert all(rate is None or rate > 0 for row in content["measured"] for rate in row["learning_rates"])
+    assert all(len(row["learning_rates"]) == 2 for row in content["measured"])
+    assert any(rate is not None for row in content["measured"] for rate in row["learning_rates"])
     assert (tmp_path / "out" / "calibration.png").stat().st_size > 5000
     events.clear()
     assert calibrate(log, tmp_path / "out", **options) == first  # type: ignore[arg-type]

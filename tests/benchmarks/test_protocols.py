@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,19 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "protocols.py"
 
 
-def write(folder: Path, scores: np.ndarray, *, steps: int, seconds: float, seed: int = 0) -> Path:
+def write(folder: Path, scores: np.ndarray, *, steps: int, seconds: float, seed: int = 0, rates: Sequence[float] = ()) -> Path:
+    """A folder as of a calibration; the rules' learning rates are 0.1 unless given, and none where no score is finite."""
     folder.mkdir()
+    rates = rates or [0.1] * len(scores)
     measured = [
-        {"line": n, "rule": f"g * {n + 1}", "accuracy": 0.5, "fitness": [None if np.isneginf(score) else float(score) for score in row]}
-        for n, row in enumerate(scores)
+        {
+            "line": n,
+            "rule": f"g * {n + 1}",
+            "accuracy": 0.5,
+            "fitness": [None if np.isneginf(score) else float(score) for score in row],
+            "learning_rates": [None if np.isneginf(score) else rate for score in row],
+        }
+        for n, (row, rate) in enumerate(zip(scores, rates, strict=True))
     ]
     content = {"task": "digits", "seed": seed, "steps": steps * scores.size, "seconds": seconds * scores.size, "measured": measured}
     (folder / "calibration.json").write_text(json.dumps(content), encoding="utf-8")
@@ -54,6 +63,25 @@ def test_a_missed_goal_is_said_by_the_exit_code(tmp_path: Path, noise: float, st
     cheap = write(tmp_path / "cheap", noisy(1, 1, noise), steps=steps, seconds=1.0)
     dear = write(tmp_path / "dear", noisy(2, 2, 0.03), steps=1000, seconds=9.0)
     assert compare(cheap, dear)[0] == 1
+
+
+def test_agreement_is_told_apart_by_whether_the_learning_rates_are_alike(tmp_path: Path) -> None:
+    scores = noisy(1, 2, 0.0)
+    reversed_half = scores.copy()
+    reversed_half[20:] = scores[:19:-1]  # the protocols disagree about the upper half of the rules, and only there
+    cheap = write(tmp_path / "cheap", scores, steps=100, seconds=1.0)
+    dear = write(tmp_path / "dear", reversed_half, steps=1000, seconds=9.0, rates=[0.1] * 10 + [0.03] * 10 + [10.0] * 20)
+    out = compare(cheap, dear)[1]
+    assert "-2.00 decades, median of 38 rules" in out
+    assert "within 0.5 decades     8 rules, means agree to  1.000" in out
+    assert "further apart         30 rules, means agree to  0.408" in out  # 1 - 2 (20³ - 20) / (30³ - 30)
+    old = tmp_path / "old"
+    old.mkdir()
+    text = (cheap / "calibration.json").read_text(encoding="utf-8")
+    (old / "calibration.json").write_text(text.replace("learning_rates", "rates"), encoding="utf-8")
+    code, out = compare(old, dear)
+    assert code == 1
+    assert "Give the same command again" in out
 
 
 def test_only_calibrations_that_can_be_compared_are(tmp_path: Path) -> None:
