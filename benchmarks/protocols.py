@@ -105,9 +105,8 @@ def print_by_rate(cheap: Calibration, dear: Calibration) -> None:
     apart = cheap.decades - dear.decades
     near = np.abs(apart) <= NEAR + 1e-9
     known = np.isfinite(apart)
-    print(
-        f"learning rate, cheap over dear {np.median(apart[known]) if known.any() else math.nan:+6.2f} decades, median of {known.sum()} rules"
-    )
+    middle = np.median(apart[known]) if known.any() else math.nan
+    print(f"learning rate, cheap over dear {middle:+6.2f} decades, median of {known.sum()} rules")
     for name, group in ((f"within {NEAR} decades", near), ("further apart", known & ~near)):
         found = correlation(cheap.scores[group].mean(axis=1), dear.scores[group].mean(axis=1)) if group.sum() > 2 else math.nan
         print(f"  {name:<20} {group.sum():3d} rules, means agree to {found:6.3f}")
