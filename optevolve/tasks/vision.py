@@ -86,8 +86,10 @@ class ImageTask(Classification):
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """Bytes, shape (n, height, width, 3), as floats of mean 0 and deviation 1 or about, shape (n, 3, height, width), channels last."""
-        mean, deviation = torch.tensor(self.image_set.mean), torch.tensor(self.image_set.deviation)
-        return pixels.float().sub_(mean).div_(deviation).permute(0, 3, 1, 2)
+        height, width = pixels.shape[1:3]
+        mean, deviation = (torch.tensor(row).repeat(height * width) for row in (self.image_set.mean, self.image_set.deviation))
+        # A row of an image's length, since torch is five times as slow along one of three channels.
+        return pixels.flatten(1).float().sub_(mean).div_(deviation).view(-1, height, width, 3).permute(0, 3, 1, 2)
 
     def batches(self, split: Split, seed: int) -> Iterator[Batch]:
         (pixels, labels), chosen = self._part(split)

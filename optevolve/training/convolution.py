@@ -27,14 +27,6 @@ _LARGEST_IMAGE = 8 * 8  # pixels of the input. Larger layers are torch's: it mul
 _TEXT = (
     NORM_SWISH
     + r"""
-#if defined(__AVX512F__)
-static const int LANES = 16;
-#elif defined(__AVX__)
-static const int LANES = 8;
-#else
-static const int LANES = 4;
-#endif
-typedef float V __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 static inline i64 padded(i64 channels) { return (channels + LANES - 1) / LANES * LANES; }
 
 // acc[r] += sum over the runs of from[r][offset + k] w[k]: R rows of P vectors.

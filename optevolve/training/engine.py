@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -21,20 +19,11 @@ from optevolve.tasks import Batch
 from optevolve.tasks.networks import GlobalAverage
 from optevolve.training.chain import Chain
 from optevolve.training.convolution import ConvNormSwish
+from optevolve.training.elements import has_bfloat16
 from optevolve.training.head import Head
 from optevolve.training.norm_swish import NormSwish, available
 
 __all__ = ["PLAIN", "Engine", "precision_of"]
-
-
-@cache
-def _has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself (AVX512_BF16 or AMX); emulated, it would be slower than float32."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:  # another system than Linux: no such file, and no way to ask
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def precision_of(protocol: Protocol) -> str:
@@ -42,7 +31,7 @@ def precision_of(protocol: Protocol) -> str:
     if protocol.precision == "auto" and protocol.device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "float32"
     if protocol.precision == "auto":
-        return "bf16" if _has_bfloat16() else "float32"
+        return "bf16" if has_bfloat16() else "float32"
     return protocol.precision
 
 

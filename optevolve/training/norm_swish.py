@@ -8,6 +8,7 @@ anew instead of being stored. The gradient between the two is kept in the output
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any, cast
@@ -22,18 +23,11 @@ from optevolve.training.elements import ELEMENTS
 
 __all__ = ["NORM_SWISH", "NormSwish", "available", "tile_length"]
 
-_TILE = 512  # elements that one inner loop covers
+_TILE = 512  # elements that one inner loop covers, if the channels allow it
+_WIDEST_VECTOR = 16  # floats
 NORM_SWISH = (  # C++ that the fused convolution goes on from
-    r"""
-// Wide vectors and fused multiply-adds halve the time: these loops compute more than they wait.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("fp-contract=fast")
-#if defined(__AVX512F__)
-#pragma GCC target("prefer-vector-width=512")
-#endif
-#elif defined(__clang__)
-#pragma clang fp contract(fast)
-#endif
+    ELEMENTS
+    + r"""
 // Said of a loop whose arrays do not overlap: there are too many of them for the compiler to find out when it runs.
 #if defined(__clang__)
 #define APART _Pragma("clang loop vectorize(assume_safety)")
@@ -42,27 +36,32 @@ NORM_SWISH = (  # C++ that the fused convolution goes on from
 #else
 #define APART
 #endif
-"""
-    + ELEMENTS
-    + r"""
 
-static inline float sigmoid(float z) {  // Cephes' expf, without branches so that it vectorises; NaN stays NaN
-  float x = -z;
-  x = x > 87.0f ? 87.0f : x;
-  x = x < -87.0f ? -87.0f : x;
-  float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
-  float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
+// 1 / (1 + exp(-z)); NaN stays NaN. Where z is so low that exp(-z) would overflow, what it is there.
+static inline V sigmoid(V z) {
+#if defined(__AVX512DQ__)  // 2^-z': the nearest integer goes to the exponent, a Taylor series takes the rest
+  const __m512 t = _mm512_min_ps(_mm512_set1_ps(126.0f), (__m512)(z * -1.44269504f)), rest = _mm512_reduce_ps(t, 0);
+  const V r = (V)rest;
+  V p = 1.5403530e-4f * r + 1.3333558e-3f;
+  p = p * r + 9.6181291e-3f;
+  p = p * r + 5.5504109e-2f;
+  p = p * r + 2.4022651e-1f;
+  p = p * r + 6.9314718e-1f;
+  p = p * r + 1.0f;
+  return 1.0f / (1.0f + (V)_mm512_scalef_ps((__m512)p, _mm512_sub_ps(t, rest)));
+#else  // Cephes' expf
+  V x = -z;
+  x = x > 87.0f ? V{} + 87.0f : x;
+  x = x < -87.0f ? V{} - 87.0f : x;
+  const V n = (x * 1.44269504f + 12582912.0f) - 12582912.0f, r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  V p = 1.9875691500e-4f * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  uint32_t bits = uint32_t((int32_t(n) + 127)) << 23;
-  float scale;
-  std::memcpy(&scale, &bits, 4);
-  return 1.0f / (1.0f + p * scale);
+  return 1.0f / (1.0f + p * (V)((__builtin_convertvector(n, Integers) + 127) << 23));
+#endif
 }
 
 // Rows of `channels` values lie end to end. They are worked on in tiles of `length` values, a multiple of the channels, with the channels'
@@ -103,12 +102,11 @@ struct Moments {
     for (i64 at = 0; at < size; at += length) {
       const i64 n = std::min(length, size - at);
       const T* __restrict in = x + at;
-      APART
-      for (i64 j = 0; j < n; j++) {
-        float away = read(in[j]) - h[j];
-        s[j] += away;
-        q[j] += away * away;
-      }
+      along(n, [&](auto lanes, i64 j) {
+        const V away = lanes.get(in + j) - lanes.get(h + j);
+        lanes.put(s + j, lanes.get(s + j) + away);
+        lanes.put(q + j, lanes.get(q + j) + away * away);
+      });
       if (++tiles % BLOCK == 0) gather();
     }
   }
@@ -161,11 +159,10 @@ static void norm_swish(const T* x, T* y, i64 size, const Norm& norm) {
     const i64 n = std::min(norm.length, size - at);
     const T* __restrict in = x + at;
     T* __restrict out = y + at;
-    APART
-    for (i64 j = 0; j < n; j++) {
-      float z = read(in[j]) * a[j] + b[j];
-      write(out[j], z * sigmoid(z));
-    }
+    along(n, [&](auto lanes, i64 j) {
+      const V z = lanes.get(in + j) * lanes.get(a + j) + lanes.get(b + j);
+      lanes.put(out + j, z * sigmoid(z));
+    });
   }
 }
 
@@ -191,14 +188,13 @@ struct NormBackward {
       const T* __restrict in = x + at;
       const T* __restrict up = dy + at;
       T* __restrict out = inner + at;
-      APART
-      for (i64 j = 0; j < n; j++) {
-        float value = read(in[j]), z = value * a[j] + b[j], g = sigmoid(z);
-        float dz = read(up[j]) * g * (1.0f + z * (1.0f - g));
-        s[j] += dz;
-        q[j] += dz * (value - m[j]);
-        write(out[j], dz);
-      }
+      along(n, [&](auto lanes, i64 j) {
+        const V value = lanes.get(in + j), z = value * lanes.get(a + j) + lanes.get(b + j), g = sigmoid(z);
+        const V dz = lanes.get(up + j) * (g + g * z * (1.0f - g));
+        lanes.put(s + j, lanes.get(s + j) + dz);
+        lanes.put(q + j, lanes.get(q + j) + dz * (value - lanes.get(m + j)));
+        lanes.put(out + j, dz);
+      });
       if (++tiles % BLOCK == 0) { fold(sum, channels, sums.data()); fold(product, channels, products.data()); }
     }
     fold(sum, channels, sums.data());
@@ -224,8 +220,10 @@ struct NormBackward {
     for (i64 at = 0; at < size; at += length) {
       const i64 n = std::min(length, size - at);
       const T* __restrict in = x + at;
-      APART
-      for (i64 j = 0; j < n; j++) write(out[at + j], a[j] * read(inner[at + j]) - (read(in[j]) - m[j]) * k[j] - l[j]);
+      along(n, [&](auto lanes, i64 j) {
+        const V away = lanes.get(in + j) - lanes.get(m + j);
+        lanes.put(out + at + j, lanes.get(a + j) * lanes.get(inner + at + j) - away * lanes.get(k + j) - lanes.get(l + j));
+      });
     }
   }
 };
@@ -277,8 +275,9 @@ def available() -> bool:
 
 
 def tile_length(channels: int) -> int:
-    """Elements that the kernels' inner loops cover: a multiple of the channels."""
-    return channels * max(1, _TILE // channels)
+    """Elements that the kernels' inner loops cover: a multiple of the channels, and of the widest vector, so that only the last is cut."""
+    whole = math.lcm(channels, _WIDEST_VECTOR)
+    return whole * max(1, _TILE // whole)
 
 
 def _sizes(x: Tensor) -> tuple[int, int, int]:
