@@ -4,11 +4,12 @@
     optevolve calibrate --reference log.csv --protocol paper --repeats 2 --out paper
     python benchmarks/protocols.py fast paper        # goals: at most 1/8 of the cost, at least 0.9 of the rank correlation
 
-Cost is that of one measurement of a rule, all its learning rates included, mean over rules and seeds. The correlation is Spearman's over
-the rules; what did not complete ranks last. One measurement of the cheap protocol is held against each seed of the dear one and the mean is
-taken; the dear one's with itself is the mean over its pairs of seeds. The interval of their ratio is a 95 % bootstrap over rules
-(percentiles). Where both calibrations have the same --seed, measurement k of both starts from the same weights: a pair of other seeds is
-fair to both, and stands beside. Seconds are those of the workers, with whatever else the machine did. The rules are also taken apart by
+Cost is that of one measurement of a rule, all its learning rates included, mean over rules and seeds: in seconds, and in the examples that
+it trains on, counted in the task's batches (steps, where each takes a whole one). The correlation is Spearman's over the rules; what did
+not complete ranks last. One measurement of the cheap protocol is held against each seed of the dear one and the mean is taken, then that
+over the measurements; the dear one's with itself is the mean over its pairs of seeds. The interval of their ratio is a 95 % bootstrap over
+rules (percentiles). Where both calibrations have the same --seed, measurement k of both starts from the same weights: a pair of other seeds
+is fair to both, and stands beside. Seconds are those of the workers, with whatever else the machine did. The rules are also taken apart by
 whether both protocols chose nearly the same learning rate, for a disagreement may come from the choice or from the training that follows.
 Exits with 1 if a goal is missed.
 """
@@ -52,8 +53,9 @@ class Calibration:
     content: dict[str, Any]
 
     def cost(self, what: str) -> float:
-        """Steps or seconds of one measurement, mean over rules and seeds."""
-        return float(self.content[what]) / self.scores.size
+        """Steps or seconds of one measurement, mean over rules and seeds. A step on a share of a batch is that share of a step."""
+        share = self.content.get("protocol", {}).get("batch_share", 1.0) if what == "steps" else 1.0
+        return float(self.content[what]) * share / self.scores.size
 
 
 def read(folder: Path) -> Calibration:
@@ -134,11 +136,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.exit("Under one of the protocols no measurement completed: there is nothing to rank.")
     steps = cheap.cost("steps") / dear.cost("steps")
     seconds = cheap.cost("seconds") / dear.cost("seconds")
-    print(f"steps of a measurement         {cheap.cost('steps'):10.0f} cheap {dear.cost('steps'):10.0f} dear, ratio 1/{1 / steps:.1f}")
+    print(f"batches of a measurement       {cheap.cost('steps'):10.0f} cheap {dear.cost('steps'):10.0f} dear, ratio 1/{1 / steps:.1f}")
     print(
         f"seconds of a measurement       {cheap.cost('seconds'):10.1f} cheap {dear.cost('seconds'):10.1f} dear, ratio 1/{1 / seconds:.1f}"
     )
-    print(f"goal                           1/{1 / COST_GOAL:.0f} in steps and seconds")
+    print(f"goal                           1/{1 / COST_GOAL:.0f} in batches and seconds")
 
     own = with_itself(dear.scores)
     print(f"dear with itself               {own:6.3f}")
@@ -149,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ratio = with_each(one, dear.scores) / own if own > 0 else math.nan
         each = ", ".join(f"{correlation(one, dear.scores[:, j]):.3f}" for j in range(dear.scores.shape[1]))
         print(f"cheap, measurement {k}, with dear {each}; mean {with_each(one, dear.scores):.3f}")
-        print(f"  ratio                        {ratio:6.3f}, 95 % interval {low:.3f} to {high:.3f} over rules   goal >= {RANK_GOAL}")
+        print(f"  ratio                        {ratio:6.3f}, 95 % interval {low:.3f} to {high:.3f} over rules")
         if without:
             print(f"  {without} of {RESAMPLES} resamples had no ratio")
         if same_seeds and k < dear.scores.shape[1] and own > 0:
@@ -158,7 +160,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if cheap.scores.shape[1] > 1:
         print(f"cheap with itself              {with_itself(cheap.scores):6.3f}")
     print_by_rate(cheap, dear)
-    ranks = own > 0 and with_each(cheap.scores[:, 0], dear.scores) >= RANK_GOAL * own
+    measured = float(np.mean([with_each(cheap.scores[:, k], dear.scores) for k in range(cheap.scores.shape[1])]))
+    ranks = own > 0 and measured >= RANK_GOAL * own
+    if own > 0:
+        print(f"one measurement, on average    {measured:6.3f}, ratio {measured / own:.3f}   goal >= {RANK_GOAL}")
     return 0 if ranks and max(steps, seconds) <= COST_GOAL else 1
 
 

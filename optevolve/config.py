@@ -69,11 +69,15 @@ class Protocol:
             `floor` a rule is dropped if its best trial is no better than the untrained model.
         trial_seeds, rungs, halving, full_seeds: of "fast": runs per learning rate; rungs of the race, each twice as long as the one before;
             the best 1/halving of a rung enter the next; full runs.
+        rate_slack: of "fast": of the last rung's learning rates the largest is chosen whose gain over the untrained model is at most this
+            share below the best one's, for runs longer than the trials bear larger rates, and noise decides between near equals.
         learning_rates: the grid, each tried for `trial_steps`.
         first_learning_rates: tried first; if none reaches `first_floor`, the rule is dropped.
         weight_decays: decoupled weight decays, each step's times its learning rate. The first is that of the learning-rate trials. The
             others are tried at the best learning rate, then the neighbours of that, half a decade away, at the best of them, all judged at
             the end of each trial by one half of the validation split; a fitness on validation data is then of the other half.
+        batch_share: share of the examples of the task's training batches that a step takes, at least eight: short runs get further by
+            more and smaller steps at the same cost.
         trial_steps: length of a trial.
         full_steps: length of the full run at the best learning rate.
         trial_schedule: "cut": a trial is the first steps of the full run's schedule and decays (the authors': wholly inside warm-up);
@@ -121,7 +125,9 @@ class Protocol:
     rungs: Count = 2
     halving: Annotated[int, Ge(2)] = 3
     full_seeds: Count = 2
+    rate_slack: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     weight_decays: Annotated[tuple[WeightDecay, ...], Len(1)] = (0.0,)
+    batch_share: Annotated[float, Interval(gt=0, le=1)] = 1.0
 
 
 # At most an eighth of the paper's 13,600 steps.

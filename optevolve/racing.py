@@ -40,16 +40,21 @@ class Race:
         seed: of the job; the runs' seeds follow from it, the same for every rule, so that rules are compared on paired seeds.
         train: runs of one length: (learning rate and weight decay, seed) of each, steps → their curves, in order, whose last scores are of
             the half that choices may see.
+        untrained: score of the untrained model, from which gains are counted where the protocol has a `rate_slack`.
         scores: by learning rate and weight decay the scores of the runs of the latest rung, -inf for a run that diverged.
     """
 
     protocol: Protocol
     seed: int
     train: Runs
+    untrained: float = 0.0
     scores: dict[Point, list[float]] = field(default_factory=dict)
 
     def winner(self) -> Point | None:
-        """Learning rate and weight decay with the best mean score; None if every run of the first rung diverged."""
+        """Learning rate and weight decay with the best mean score, or with the largest rate that is as good but for the protocol's slack.
+
+        None if every run of the first rung diverged.
+        """
         protocol = self.protocol
         first, *others = dict.fromkeys(protocol.weight_decays)
         points = [(rate, first) for rate in sorted(dict.fromkeys(protocol.learning_rates))]
@@ -64,12 +69,13 @@ class Race:
             steps = min(2 * steps, protocol.full_steps)
             self._rung(points, steps, rung)
         best = self._best(points)
+        last = points
         decays = [(best[0], decay) for decay in others]
         self._rung(decays, steps, protocol.rungs - 1)
         best = self._best([best, *decays])
         finer = [(rate, best[1]) for rate in neighbours(best[0])]
         self._rung(finer, steps, protocol.rungs - 1)
-        return self._best([best, *finer])
+        return self._boldest([point for point in dict.fromkeys([*last, best, *finer]) if point[1] == best[1]])
 
     def _rung(self, points: Sequence[Point], steps: int, rung: int) -> None:
         seeds = [run_seed(self.seed, _TRIAL, rung, number) for number in range(self.protocol.trial_seeds)]
@@ -92,6 +98,12 @@ class Race:
             self._rung([(further, decay)], steps, 0)
             points = sorted([*points, (further, decay)])
         return points
+
+    def _boldest(self, points: Sequence[Point]) -> Point:
+        """Of points of one weight decay the largest learning rate whose gain lacks at most the slack; without slack the best."""
+        best, slack = self._best(points), self.protocol.rate_slack
+        least = self._mean(best) - slack * max(0.0, self._mean(best) - self.untrained)
+        return max([point for point in points if self._mean(point) >= least]) if slack else best
 
     def _mean(self, point: Point) -> float:
         return float(np.mean(self.scores[point]))

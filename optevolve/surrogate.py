@@ -8,7 +8,7 @@ protocol has several, they and a finer pass over learning rates are judged at th
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from optevolve.schedule import schedule_values
 from optevolve.several import SEPARATOR, measure_all
 from optevolve.space import UpdateRule, parse
 from optevolve.tasks import Task, load
+from optevolve.tasks.conditions import with_batch_share
 from optevolve.training import Engine, Part, Run, Terms, train_many, untrained_score
 
 __all__ = ["FIRST_LEARNING_RATE", "best_end", "best_trial", "measure", "step_values"]
@@ -43,7 +44,8 @@ def measure(job: Job) -> Outcome:
     if SEPARATOR in job.task:
         return measure_all(job, measure)
     started = time.perf_counter()
-    measurement = _Measurement(job, load(job.task), parse(job.rule))
+    task = with_batch_share(load(job.task), job.protocol.batch_share)
+    measurement = _Measurement(job, task, parse(job.rule))
     try:
         status, reason, chosen, fitness = measurement.run()
     except OptevolveError:
@@ -107,6 +109,20 @@ def best_end(trials: Iterable[TrainingCurve]) -> TrainingCurve:
     return max((trial for trial in trials if trial.status != Status.DIVERGED), key=lambda trial: trial.score[-1])
 
 
+def _untrained(task: Task, seed: int) -> float:
+    """`untrained_score`, once for all the rules that are measured under a seed."""
+    try:
+        hash(task)
+    except TypeError:  # an option that cannot be hashed, such as a list
+        return untrained_score(task, seed)
+    return _untrained_once(task, seed)
+
+
+@lru_cache(maxsize=64)
+def _untrained_once(task: Task, seed: int) -> float:
+    return untrained_score(task, seed)
+
+
 class _Measurement:
     """The runs of one job, in order."""
 
@@ -167,12 +183,14 @@ class _Measurement:
         protocol, chosen = self.protocol, self._fixed()
         seeds = [self.job.seed]
         if chosen is None:
-            race = Race(protocol, self.job.seed, self._race)
+            untrained = _untrained(self.task, self.job.seed)
+            race = Race(protocol, self.job.seed, self._race, untrained)
             chosen = race.winner()
             if chosen is None:
                 worst = self.curves[0]
                 return Status.DIVERGED, f"every trial diverged; at learning rate {worst.learning_rate:g}: {worst.reason}", None, None
-            best, needed = float(np.mean(race.scores[chosen])), self._floors_fast()
+            best = float(np.mean(race.scores[chosen]))
+            needed = float(np.nextafter(untrained, np.inf)) if protocol.floor is None else protocol.floor
             if best < needed:
                 return Status.STOPPED, f"best trial score {best:.4g} (at {chosen[0]:g}) below {needed:.4g}", None, None
             seeds = [full_seed(self.job.seed, number) for number in range(protocol.full_seeds)]
@@ -196,10 +214,6 @@ class _Measurement:
         )  # fmt: skip
         return self._train(asked, trial=True, floor=None, part="choice", protocol=shorter)
 
-    def _floors_fast(self) -> float:
-        given = self.job.protocol.floor
-        return float(np.nextafter(untrained_score(self.task, self.job.seed), np.inf)) if given is None else given
-
     @staticmethod
     def _ended(full: TrainingCurve) -> str:
         decay = f" and weight decay {full.weight_decay:g}" if full.weight_decay else ""
@@ -214,7 +228,7 @@ class _Measurement:
         protocol = self.job.protocol
         own = self.task.floors
         if own is None and (protocol.first_floor is None or protocol.floor is None):
-            untrained = float(np.nextafter(untrained_score(self.task, self.job.seed), np.inf))
+            untrained = float(np.nextafter(_untrained(self.task, self.job.seed), np.inf))
             own = (untrained, untrained)
         first, full = own or (0.0, 0.0)  # with no floors of the task, both of the protocol's are given
         return (first if protocol.first_floor is None else protocol.first_floor, full if protocol.floor is None else protocol.floor)

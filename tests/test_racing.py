@@ -21,6 +21,7 @@ from optevolve.tasks.synthetic import MlpMoons
 from optevolve.training.halves import part_of
 
 TINY = replace(FAST, trial_steps=12, full_steps=60, epoch_steps=60)
+EXACT = replace(FAST, trial_steps=40, rate_slack=0.0)
 JOB = Job("one", "momentum: g", "mlp-moons", TINY, seed=3)
 
 
@@ -59,7 +60,7 @@ def test_the_best_learning_rate_is_found_to_half_a_decade_also_beyond_the_grid(p
 
 def test_rungs_double_in_length_and_share_seeds_between_rates() -> None:
     landscape = Landscape(-2.1)
-    Race(replace(FAST, trial_seeds=2, rungs=3), 5, landscape).winner()
+    Race(replace(EXACT, trial_seeds=2, rungs=3), 5, landscape).winner()
     by_steps = {steps: [(rate, seed) for rate, s, seed in landscape.runs if s == steps] for steps in (40, 80, 160)}
     assert [len(runs) for runs in by_steps.values()] == [14, 6, 6]
     for runs in by_steps.values():
@@ -69,7 +70,7 @@ def test_rungs_double_in_length_and_share_seeds_between_rates() -> None:
 
 def test_weight_decays_are_tried_at_the_best_rate_and_its_neighbours_at_the_best_of_them() -> None:
     landscape = Landscape(-2.1, decay=0.1, shift=0.5)
-    found = Race(replace(FAST, weight_decays=(0.0, 0.01, 0.1)), 0, landscape).winner()
+    found = Race(replace(EXACT, weight_decays=(0.0, 0.01, 0.1)), 0, landscape).winner()
     assert found == pytest.approx((10**-1.5, 0.1))
     last = [(rate, decay, steps) for (rate, steps, _), decay in zip(landscape.runs, landscape.decays, strict=True)][-4:]
     assert last == [(0.01, 0.01, 80), (0.01, 0.1, 80), (pytest.approx(10**-2.5), 0.1, 80), (pytest.approx(10**-1.5), 0.1, 80)]
@@ -77,8 +78,32 @@ def test_weight_decays_are_tried_at_the_best_rate_and_its_neighbours_at_the_best
     assert landscape.decays[:-4] == [0.0] * (len(landscape.decays) - 4)
 
 
+@pytest.mark.parametrize(
+    ("slack", "untrained", "limit", "expected"),
+    [
+        (0.0, 0.0, math.inf, -2.0),
+        (0.02, 0.0, math.inf, -1.0),  # 1e-1 scores 0.9879, 1e-2 0.9999
+        (0.02, 0.9, math.inf, -2.0),  # of a gain of 0.0999 that is too much
+        (0.02, 0.0, 0.05, -1.5),  # 1e-1 diverges
+        (0.02, 1.1, math.inf, -2.0),  # nothing has gained anything: the best is the best
+    ],
+)
+def test_with_slack_the_largest_rate_that_is_nearly_as_good_is_chosen(
+    slack: float, untrained: float, limit: float, expected: float
+) -> None:
+    race = Race(replace(EXACT, rate_slack=slack), 0, Landscape(-2.1, limit), untrained)
+    found = race.winner()
+    assert found is not None
+    assert math.log10(found[0]) == pytest.approx(expected)
+
+
+def test_the_slack_is_for_rates_of_the_best_weight_decay_alone() -> None:
+    found = Race(replace(EXACT, rate_slack=0.02, weight_decays=(0.1, 0.0)), 0, Landscape(-2.1)).winner()
+    assert found == pytest.approx((10**-1.5, 0.0))  # 1e-1 was tried with the other weight decay alone
+
+
 def test_diverged_rates_lose_and_if_all_do_there_is_no_winner() -> None:
-    found = Race(FAST, 0, Landscape(2.0, limit=0.5)).winner()
+    found = Race(EXACT, 0, Landscape(2.0, limit=0.5)).winner()
     assert found == pytest.approx((10**-0.5, 0.0))
     landscape = Landscape(0.0, limit=0.0)
     assert Race(FAST, 0, landscape).winner() is None

@@ -277,6 +277,26 @@ def test_a_test_job_trains_alike_and_reads_the_test_split_in_the_full_run_alone(
     assert of(on_test, "full")[0].score != of(on_valid, "full")[0].score
 
 
+@pytest.mark.parametrize("kind", ["paper", "fast"])
+def test_a_share_of_the_batches_is_what_every_step_takes(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: set[int] = set()
+
+    @dataclass(frozen=True)
+    class Counted(MlpMoons):
+        def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+            sizes.add(len(batch.y))
+            return super().loss(model, batch)
+
+    monkeypatch.setitem(TASKS, "counted", Counted)
+    whole = replace(JOB, task="counted", protocol=replace(SHORT, kind=kind))
+    share = replace(whole, protocol=replace(whole.protocol, batch_share=0.25))
+    quarter = measure(share)
+    assert sizes == {16}
+    assert timeless(quarter) == timeless(measure(replace(share, task="counted@batch_size=16", protocol=whole.protocol)))
+    measure(whole)
+    assert sizes == {16, 64}
+
+
 def test_an_exception_costs_its_own_measurement_and_a_users_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     error: Exception = ZeroDivisionError("a slip in the task")
     calls: list[int] = []

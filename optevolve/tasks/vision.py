@@ -96,7 +96,7 @@ class ImageTask(Classification):
         height, width = pixels.shape[1:3]
         if split != Split.TRAIN:
             for index in torch.split(chosen, max(16, 500 * 32 * 32 // (height * width))):
-                yield NumberedBatch.of(self.normalised(pixels[index]), labels[index], index)
+                yield NumberedBatch.of(self.normalised(pixels.index_select(0, index)), labels[index], index)
             return
         generator = torch.Generator().manual_seed(seed)
         order = chosen[torch.randperm(len(chosen), generator=generator)]

@@ -240,6 +240,12 @@ _FACES = r"""
     norm.take(moments, epsilon, momentum, rm, rv);                                                                                      \
     norm_swish(x, y, size, norm);                                                                                                       \
   }                                                                                                                                     \
+  extern "C" void infer_##name(const T* x, T* y, i64 size, i64 channels, i64 length, const float* w, const float* b, float* mean,        \
+                               float* invstd) {                                                                                         \
+    Norm norm(channels, length, w, b, mean, invstd);                                                                                    \
+    norm.lay_out();                                                                                                                     \
+    norm_swish(x, y, size, norm);                                                                                                       \
+  }                                                                                                                                     \
   extern "C" void backward_##name(const T* x, const T* dy, T* dx, i64 size, i64 channels, i64 length, const float* w, const float* b,   \
                                   float* mean, float* invstd, float* dw, float* db) {                                                   \
     Norm norm(channels, length, w, b, mean, invstd);                                                                                    \
@@ -253,7 +259,7 @@ FACE(bfloat16, uint16_t)
 
 @cache
 def _kernels() -> dict[tuple[str, torch.dtype], Callable[..., None]]:
-    """The compiled functions by direction and type of the activations; empty without a compiler."""
+    """The compiled functions by what they do and by the type of the activations; empty without a compiler."""
     path = shared_object(NORM_SWISH + _FACES)
     if path is None:
         return {}
@@ -261,11 +267,15 @@ def _kernels() -> dict[tuple[str, torch.dtype], Callable[..., None]]:
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     kernels: dict[tuple[str, torch.dtype], Callable[..., None]] = {}
     for name, dtype in (("float", torch.float32), ("bfloat16", torch.bfloat16)):
-        forward, backward = getattr(library, f"forward_{name}"), getattr(library, f"backward_{name}")
-        forward.argtypes = [*[pointer] * 2, *[integer] * 3, *[pointer] * 2, ctypes.c_double, ctypes.c_float, *[pointer] * 4]
-        backward.argtypes = [*[pointer] * 3, *[integer] * 3, *[pointer] * 6]
-        forward.restype = backward.restype = None
-        kernels["forward", dtype], kernels["backward", dtype] = forward, backward
+        faces = {
+            "forward": [*[pointer] * 2, *[integer] * 3, *[pointer] * 2, ctypes.c_double, ctypes.c_float, *[pointer] * 4],
+            "infer": [*[pointer] * 2, *[integer] * 3, *[pointer] * 4],
+            "backward": [*[pointer] * 3, *[integer] * 3, *[pointer] * 6],
+        }
+        for face, types in faces.items():
+            function = getattr(library, f"{face}_{name}")
+            function.argtypes, function.restype = types, None
+            kernels[face, dtype] = function
     return kernels
 
 
@@ -305,6 +315,15 @@ def _forward(
     return y, moments
 
 
+def _infer(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> Tensor:
+    """Output of norm and swish by the running moments; arguments as of `_forward`."""
+    y, invstd = torch.empty_like(x), (variance + epsilon).rsqrt_()
+    _kernels()["infer", x.dtype](
+        x.data_ptr(), y.data_ptr(), *_sizes(x), weight.data_ptr(), bias.data_ptr(), mean.data_ptr(), invstd.data_ptr()
+    )
+    return y
+
+
 def _backward(x: Tensor, dy: Tensor, weight: Tensor, bias: Tensor, moments: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of the input, like it in memory, and of weight and bias, shape (2, channels)."""
     dy = dy.to(x.dtype).contiguous(memory_format=torch.channels_last)
@@ -338,7 +357,8 @@ class _Apply(torch.autograd.Function):
 class NormSwish(nn.Module):
     """`BatchNorm2d` and the `SiLU` after it as one module, with the batch norm's own parameters and running moments.
 
-    In training on the CPU, float32 or bfloat16 inputs go through the kernel; whatever else goes through torch's own operations.
+    On the CPU, float32 or bfloat16 inputs go through the kernel, in training and where no gradient is wanted; whatever else goes through
+    torch's own operations.
 
     Args:
         norm: the batch norm, with weight, bias, running moments and a momentum, in float32.
@@ -356,8 +376,10 @@ class NormSwish(nn.Module):
         """Input and output of shape (batch, channels, height, width)."""
         mean, variance = self.get_buffer("running_mean"), self.get_buffer("running_var")
         taken = x.device.type == "cpu" and x.dim() == 4 and x.dtype in (torch.float32, torch.bfloat16) and x.numel() > x.shape[1]
-        if not (self.training and taken):
+        if not taken or (torch.is_grad_enabled() and not self.training):
             return silu(batch_norm(x, mean, variance, self.weight, self.bias, self.training, self.momentum, self.epsilon))
         x = x.contiguous(memory_format=torch.channels_last)
+        if not self.training:
+            return _infer(x, self.weight, self.bias, mean, variance, self.epsilon)
         arguments = (x, self.weight, self.bias, mean, variance, self.momentum, self.epsilon)
         return cast(Tensor, _Apply.apply(*arguments))  # type: ignore[no-untyped-call]
