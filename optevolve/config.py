@@ -69,8 +69,9 @@ class Protocol:
             `floor` a rule is dropped if its best trial is no better than the untrained model.
         trial_seeds, rungs, halving, full_seeds: of "fast": runs per learning rate; rungs of the race, each twice as long as the one before;
             the best 1/halving of a rung enter the next; full runs.
-        rate_slack: of "fast": of the last rung's learning rates the largest is chosen whose gain over the untrained model is at most this
-            share below the best one's, for runs longer than the trials bear larger rates, and noise decides between near equals.
+        rate_slack: of "fast": of the learning rates tried last (those of the last rung with the best weight decay, and the half decades to
+            either side of the best) the largest is chosen whose gain over the untrained model is at most this share below the best one's,
+            for runs longer than the trials bear larger rates, and noise decides between near equals. Tried on accuracies; 0: the best.
         learning_rates: the grid, each tried for `trial_steps`.
         first_learning_rates: tried first; if none reaches `first_floor`, the rule is dropped.
         weight_decays: decoupled weight decays, each step's times its learning rate. The first is that of the learning-rate trials. The

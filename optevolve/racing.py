@@ -41,8 +41,9 @@ class Race:
         seed: of the job; the runs' seeds follow from it, the same for every rule, so that rules are compared on paired seeds.
         train: runs of one length: (learning rate and weight decay, seed) of each, steps → their curves, in order, whose last scores are of
             the half that choices may see.
-        untrained: score of the untrained model, from which gains are counted where the protocol has a `rate_slack`.
+        untrained: score of the untrained model on the whole split, from which gains are counted where the protocol has a `rate_slack`.
         scores: by learning rate and weight decay the scores of the runs of the latest rung, -inf for a run that diverged.
+        best_score: the best mean score that the winner was chosen by, which is another rate's where there was slack.
     """
 
     protocol: Protocol
@@ -50,6 +51,7 @@ class Race:
     train: Runs
     untrained: float = 0.0
     scores: dict[Point, list[float]] = field(default_factory=dict)
+    best_score: float = -math.inf
 
     def winner(self) -> Point | None:
         """Learning rate and weight decay with the best mean score, or with the largest rate that is as good but for the protocol's slack.
@@ -101,10 +103,13 @@ class Race:
         return points
 
     def _boldest(self, points: Sequence[Point]) -> Point:
-        """Of points of one weight decay the largest learning rate whose gain lacks at most the slack; without slack the best."""
+        """Of points of one weight decay the largest learning rate whose gain lacks at most the slack; without slack or gain the best."""
         best, slack = self._best(points), self.protocol.rate_slack
-        least = self._mean(best) - slack * max(0.0, self._mean(best) - self.untrained)
-        return max([point for point in points if self._mean(point) >= least]) if slack else best
+        self.best_score = self._mean(best)
+        gain = self.best_score - self.untrained
+        if not slack or not math.isfinite(gain) or gain <= 0:
+            return best
+        return max(point for point in points if self._mean(point) >= self.best_score - slack * gain)
 
     def _mean(self, point: Point) -> float:
         return float(np.mean(self.scores[point]))

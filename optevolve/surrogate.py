@@ -5,6 +5,7 @@ gives the fitness, so that a final evaluation on the test split has not tuned on
 protocol has several, they and a finer pass over learning rates are judged at the end of each trial, by one half of the validation split.
 """
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -115,11 +116,12 @@ def _untrained(task: Task, seed: int) -> float:
         hash(task)
     except TypeError:  # an option that cannot be hashed, such as a list
         return untrained_score(task, seed)
-    return _untrained_once(task, seed)
+    return _untrained_once(task, seed, os.environ.get("OPTEVOLVE_DATA", ""))
 
 
 @lru_cache(maxsize=64)
-def _untrained_once(task: Task, seed: int) -> float:
+def _untrained_once(task: Task, seed: int, data: str) -> float:
+    """`data` is where the task finds its data: it tells apart what the same task scores there."""
     return untrained_score(task, seed)
 
 
@@ -183,16 +185,16 @@ class _Measurement:
         protocol, chosen = self.protocol, self._fixed()
         seeds = [self.job.seed]
         if chosen is None:
-            untrained = _untrained(self.task, self.job.seed)
+            wanted = protocol.floor is None or protocol.rate_slack > 0
+            untrained = _untrained(self.task, self.job.seed) if wanted else 0.0
             race = Race(protocol, self.job.seed, self._race, untrained)
             chosen = race.winner()
             if chosen is None:
                 worst = self.curves[0]
                 return Status.DIVERGED, f"every trial diverged; at learning rate {worst.learning_rate:g}: {worst.reason}", None, None
-            best = float(np.mean(race.scores[chosen]))
             needed = float(np.nextafter(untrained, np.inf)) if protocol.floor is None else protocol.floor
-            if best < needed:
-                return Status.STOPPED, f"best trial score {best:.4g} (at {chosen[0]:g}) below {needed:.4g}", None, None
+            if race.best_score < needed:
+                return Status.STOPPED, f"best trial score {race.best_score:.4g} (near {chosen[0]:g}) below {needed:.4g}", None, None
             seeds = [full_seed(self.job.seed, number) for number in range(protocol.full_seeds)]
         part: Part = "judgement" if self.job.split is Split.VALID else "all"
         scores = []

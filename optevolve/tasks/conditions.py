@@ -16,7 +16,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -228,9 +228,11 @@ def with_batch_share(task: Task, share: float) -> Task:
     if share == 1 or not task.has_examples:
         return task
     size = _batch_option(_inside(task))
+    if size == 0:  # a whole pass, in some tasks
+        return task
     if size is None:
-        first: object = next(iter(task.batches(Split.TRAIN, 0)), None)
-        if not isinstance(first, Batch):
+        first: Any = next(iter(task.batches(Split.TRAIN, 0)), None)
+        if not isinstance(first, Batch) or not all(isinstance(part, Tensor) and part.dim() for part in cast(tuple[Any, ...], first)):
             return task
         size = len(first.y)
     return with_batch_size(task, max(min(size, _FEWEST), round(size * share)))
@@ -246,7 +248,7 @@ def _inside(task: Task) -> Task:
 def _batch_option(task: Task) -> int | None:
     """The task's own option `batch_size`; None if it has none."""
     own = any(field.name == "batch_size" and field.init for field in fields(task))
-    return int(task.batch_size) if own else None  # type: ignore[attr-defined]  # a field of the subclass, as just seen
+    return int(task.batch_size or 0) if own else None  # type: ignore[attr-defined]  # a field of the subclass, as just seen
 
 
 def _around(task: Task, inner: Task, changed: Task) -> Task:

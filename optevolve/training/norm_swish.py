@@ -37,7 +37,7 @@ NORM_SWISH = (  # C++ that the fused convolution goes on from
 #define APART
 #endif
 
-// 1 / (1 + exp(-z)); NaN stays NaN. Where z is so low that exp(-z) would overflow, what it is there.
+// 1 / (1 + exp(-z)); NaN stays NaN. A z below about -87, where exp(-z) overflows, counts as -87.
 static inline V sigmoid(V z) {
 #if defined(__AVX512DQ__)  // 2^-z': the nearest integer goes to the exponent, a Taylor series takes the rest
   const __m512 t = _mm512_min_ps(_mm512_set1_ps(126.0f), (__m512)(z * -1.44269504f)), rest = _mm512_reduce_ps(t, 0);

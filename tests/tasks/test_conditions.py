@@ -4,6 +4,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -133,6 +134,18 @@ def test_a_share_of_a_batch_is_taken_of_whatever_its_size_is() -> None:
     assert with_batch_share(load("quadratics"), 0.25) == load("quadratics")
     assert with_batch_share(load("digits@batch_size=10"), 0.1) == load("digits@batch_size=8")
     assert with_batch_share(load("digits@batch_size=4"), 0.1) == load("digits@batch_size=4")
+
+    @dataclass(frozen=True)
+    class Pairs(Numbers):
+        def batches(self, split: Split, seed: int) -> Iterator[Any]:
+            yield Batch((torch.zeros(4), torch.zeros(4)), torch.zeros(4))  # type: ignore[arg-type]
+
+    @dataclass(frozen=True)
+    class Whole(Numbers):
+        batch_size: int | None = None
+
+    for task in (Pairs(), Whole(), Whole(batch_size=0)):
+        assert with_batch_share(task, 0.5) is task
 
 
 def gradients(task: Task, seed: int = 0) -> Tensor:

@@ -1,6 +1,7 @@
 """The engine: the same training up to rounding, in less time; nothing but rounding, and only where asked for."""
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from optevolve.config import Protocol, Schedule
 from optevolve.records import Job, Split
 from optevolve.surrogate import measure
 from optevolve.tasks import load
-from optevolve.training import Engine, evaluate, precision_of
+from optevolve.training import Engine, evaluate, norm_swish, precision_of
 from optevolve.training.norm_swish import NormSwish, available
 
 needs_compiler = pytest.mark.skipif(not available(), reason="needs a C++ compiler")
@@ -23,7 +24,9 @@ SHORT = Protocol(
 @needs_compiler
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-5), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("shape", [(8, 16, 8, 8), (5, 3, 7, 5), (2, 600, 3, 3), (33, 1, 9, 9)])
-def test_norm_and_swish_in_one_are_norm_and_swish(shape: tuple[int, ...], dtype: torch.dtype, tolerance: float) -> None:
+def test_norm_and_swish_in_one_are_norm_and_swish(
+    shape: tuple[int, ...], dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(0)
     norms = [nn.BatchNorm2d(shape[1]) for _ in range(2)]
     for norm in norms:
@@ -45,17 +48,28 @@ def test_norm_and_swish_in_one_are_norm_and_swish(shape: tuple[int, ...], dtype:
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * float(expected.detach().float().abs().max()))
     expected = nn.functional.silu(norms[1].eval()(x))
     assert torch.equal(fused.eval()(x), expected)
-    with torch.no_grad():  # by the kernel
+    taken = Mock(wraps=norm_swish._infer)
+    monkeypatch.setattr(norm_swish, "_infer", taken)
+    with torch.no_grad():
         torch.testing.assert_close(fused(x), expected, rtol=tolerance, atol=tolerance * float(expected.detach().float().abs().max()))
+    taken.assert_called_once()
 
 
 @needs_compiler
 def test_what_is_not_finite_stays_so() -> None:
-    x = torch.randn(4, 2, 3, 3)
-    x[0, 0, 0, 0] = torch.nan
-    y = NormSwish(nn.BatchNorm2d(2))(x)
-    assert y[:, 0].isnan().all()
-    assert y[:, 1].isfinite().all()
+    for place in ((0, 0, 0, 0), (2, 0, 1, 2)):
+        x = torch.randn(4, 2, 3, 3)
+        x[place] = torch.nan
+        layer = NormSwish(nn.BatchNorm2d(2))
+        y = layer(x)
+        assert y[:, 0].isnan().all()
+        assert y[:, 1].isfinite().all()
+        evaluated = NormSwish(nn.BatchNorm2d(2)).eval()
+        with torch.no_grad():
+            assert evaluated(x)[place].isnan()
+            assert evaluated(x).isnan().sum() == 1
+            assert torch.equal(evaluated(torch.full((2, 2, 1, 1), 1e4)) > 9.9e3, torch.ones(2, 2, 1, 1, dtype=torch.bool))
+            assert evaluated(torch.full((2, 2, 1, 1), -1e4)).abs().max() < 1e-20
 
 
 @needs_compiler
