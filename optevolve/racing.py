@@ -1,10 +1,10 @@
-"""The protocol `fast`: learning rates raced by successive halving on compressed schedules, weight decays, then a few short full runs.
+"""The protocol `fast`: learning rates raced by successive halving on compressed schedules, weight decays, then a longer full run.
 
 Where the paper's trials are the first steps of a long warm-up, each run here has the whole schedule and all decays, compressed into its
 length. A step may take a share of a batch, so that a run gets further at the same cost. The race is judged at the end of each run on one
-half of the validation split, with some slack for the larger of nearly equal rates; the fitness, with an interval, is the mean over seeds of
-the full runs on the other half, which no choice has seen. Sources: successive halving, Jamieson and Talwalkar, arXiv 1502.07943; why to
-judge at the end, arXiv 2509.02046.
+half of the validation split, with some slack for the larger of nearly equal rates; the fitness, with an interval, is that of the full run
+on the other half, which no choice has seen, or the mean over several. Sources: successive halving, Jamieson and Talwalkar, arXiv
+1502.07943; why to judge at the end, arXiv 2509.02046.
 """
 
 from __future__ import annotations

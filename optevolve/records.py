@@ -46,6 +46,8 @@ class TrainingCurve:
         purpose: "trial" (to choose the learning rate), "full" (gives the fitness).
         seconds: wall-clock time of the run.
         weight_decay: decoupled, times the learning rate.
+        margin: half the width of the 95 % interval of each score, over the batches that it was measured on, shape (points,); NaN where it
+            cannot be had. Not kept in a study, whose outcomes keep the interval that follows.
     """
 
     learning_rate: float
@@ -59,6 +61,7 @@ class TrainingCurve:
     purpose: str = "full"
     seconds: float = 0.0
     weight_decay: float = 0.0
+    margin: tuple[float, ...] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True)

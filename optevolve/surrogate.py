@@ -5,6 +5,7 @@ gives the fitness, so that a final evaluation on the test split has not tuned on
 protocol has several, they and a finer pass over learning rates are judged at the end of each trial, by one half of the validation split.
 """
 
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -197,13 +198,19 @@ class _Measurement:
                 return Status.STOPPED, f"best trial score {race.best_score:.4g} (near {chosen[0]:g}) below {needed:.4g}", None, None
             seeds = [full_seed(self.job.seed, number) for number in range(protocol.full_seeds)]
         part: Part = "judgement" if self.job.split is Split.VALID else "all"
-        scores = []
-        for full in self._train([(chosen, seed) for seed in seeds], trial=False, floor=protocol.floor, part=part):
-            if full.status != Status.COMPLETED:
-                return full.status, self._ended(full), chosen, None
-            scores.append(max(full.score) if protocol.judge == "best" else full.score[-1])
-        self.interval = mean_interval(scores)
-        return Status.COMPLETED, "", chosen, float(np.mean(scores))
+        scores, margin = [], math.nan
+        while seeds:
+            for full in self._train([(chosen, seed) for seed in seeds], trial=False, floor=protocol.floor, part=part):
+                if full.status != Status.COMPLETED:
+                    return full.status, self._ended(full), chosen, None
+                judged = int(np.argmax(full.score)) if protocol.judge == "best" else -1
+                scores.append(full.score[judged])
+                margin = full.margin[judged]
+            unsure = len(scores) == 1 and math.isnan(margin) and self._fixed() is None
+            seeds = [full_seed(self.job.seed, 1)] if unsure else []
+        fitness = float(np.mean(scores))
+        self.interval = mean_interval(scores) if len(scores) > 1 else None if math.isnan(margin) else (fitness - margin, fitness + margin)
+        return Status.COMPLETED, "", chosen, fitness
 
     def _trials(self, points: Sequence[Point], *, floor: float, part: Part) -> list[TrainingCurve]:
         """Trials under the job's seed."""

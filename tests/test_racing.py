@@ -18,9 +18,11 @@ from optevolve.records import Job, Split, Status, TrainingCurve
 from optevolve.surrogate import measure
 from optevolve.tasks import TASKS, Batch
 from optevolve.tasks.synthetic import MlpMoons
+from optevolve.training import scoring
 from optevolve.training.halves import part_of
 
-TINY = replace(FAST, trial_steps=12, full_steps=60, epoch_steps=60)
+TINY = replace(FAST, trial_steps=12, full_steps=60, epoch_steps=60, full_seeds=2)
+SINGLE = replace(TINY, full_seeds=1)
 EXACT = replace(FAST, trial_steps=40, rate_slack=0.0)
 JOB = Job("one", "momentum: g", "mlp-moons", TINY, seed=3)
 
@@ -154,6 +156,63 @@ def test_the_fitness_is_the_mean_of_the_full_runs_with_its_interval() -> None:
     assert outcome.fitness != measure(replace(JOB, seed=4)).fitness
 
 
+def test_the_interval_of_a_single_full_run_is_over_the_examples_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[tuple[float, int]] = []
+    real = scoring.margin
+
+    def noting(values: Any, sizes: Any) -> float:
+        batches[:] = zip(values, sizes, strict=True)
+        return real(values, sizes)
+
+    monkeypatch.setattr(scoring, "margin", noting)
+    outcome = measure(replace(JOB, protocol=SINGLE))
+    (full,) = [curve for curve in outcome.curves if curve.purpose == "full"]
+    assert full.seed == full_seed(3, 0)
+    assert outcome.fitness == full.score[-1]
+    values = [value for value, _ in batches]
+    assert len(values) > 1
+    assert len({size for _, size in batches}) == 1  # so that the textbook's formula is right
+    assert outcome.interval == pytest.approx(stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values)))
+    assert outcome.interval[0] < outcome.fitness < outcome.interval[1]
+
+
+def test_the_interval_goes_with_the_epoch_that_gives_the_fitness() -> None:
+    outcome = measure(replace(JOB, protocol=replace(SINGLE, judge="best", epoch_steps=5), rule="momentum: g + dropout(g, 0.5)"))
+    (full,) = [curve for curve in outcome.curves if curve.purpose == "full"]
+    assert len(full.score) == 12
+    best = int(np.argmax(full.score))
+    assert outcome.interval == pytest.approx((full.score[best] - full.margin[best], full.score[best] + full.margin[best]))
+
+
+def test_where_a_single_run_has_no_interval_a_second_one_gives_it() -> None:
+    exact = replace(JOB, task="quadratics", protocol=SINGLE)
+    outcome = measure(exact)
+    scores = {curve.seed: curve.score[-1] for curve in outcome.curves if curve.purpose == "full"}
+    assert list(scores) == [full_seed(3, 0), full_seed(3, 1)]
+    assert outcome.fitness == pytest.approx(np.mean(list(scores.values())))
+    assert outcome.interval == pytest.approx(mean_interval(list(scores.values())))
+    assert measure(replace(exact, learning_rate=0.1)).interval is None  # one run was asked for
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 50)), min_size=2, max_size=20))
+def test_the_margin_weighs_batches_by_size(batches: list[tuple[float, int]]) -> None:
+    values, sizes = (np.array(column, dtype=float) for column in zip(*batches, strict=True))
+    found = scoring.margin(values, sizes)
+    assert found == pytest.approx(scoring.margin(values + 3, 7 * sizes), abs=1e-9)
+    even = scoring.margin(values, np.full(len(values), 4))
+    assert even == pytest.approx(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1), abs=1e-9)
+    assert math.isnan(scoring.margin(values[:1], sizes[:1]))
+    assert math.isnan(scoring.margin([*values, math.nan], [*sizes, 1]))
+
+
+def test_the_margin_holds_the_mean_as_often_as_it_says() -> None:
+    """Batches of unlike sizes of examples that are right with probability 0.6."""
+    rng, sizes = np.random.default_rng(0), np.array([500, 500, 500, 500, 250, 250, 500, 500])
+    draws = rng.binomial(sizes, 0.6, size=(2000, len(sizes))) / sizes
+    held = [abs(np.average(values, weights=sizes) - 0.6) <= scoring.margin(values, sizes) for values in draws]
+    assert np.mean(held) == pytest.approx(0.95, abs=0.02)
+
+
 def test_each_run_has_the_whole_schedule() -> None:
     outcome = measure(JOB)
     trials = [curve for curve in outcome.curves if curve.purpose == "trial"]
@@ -188,7 +247,7 @@ def test_choice_and_judgement_see_different_halves(monkeypatch: pytest.MonkeyPat
 def test_a_fixed_learning_rate_is_one_run_and_a_test_job_is_judged_on_test(monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = measure(replace(JOB, learning_rate=0.3))
     assert [(curve.purpose, curve.seed) for curve in outcome.curves] == [("full", 3)]
-    assert outcome.interval is None
+    assert outcome.interval is not None
     on_test = measure(replace(JOB, split=Split.TEST))
     on_valid = measure(JOB)
     assert on_test.learning_rate == on_valid.learning_rate

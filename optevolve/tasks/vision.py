@@ -95,7 +95,7 @@ class ImageTask(Classification):
         (pixels, labels), chosen = self._part(split)
         height, width = pixels.shape[1:3]
         if split != Split.TRAIN:
-            for index in torch.split(chosen, max(16, 500 * 32 * 32 // (height * width))):
+            for index in torch.split(chosen, max(16, 125 * 32 * 32 // (height * width))):  # many: an interval is over them
                 yield NumberedBatch.of(self.normalised(pixels.index_select(0, index)), labels[index], index)
             return
         generator = torch.Generator().manual_seed(seed)

@@ -2,11 +2,12 @@
 
 from optevolve.training.engine import Engine, precision_of
 from optevolve.training.halves import Part
-from optevolve.training.loop import OptimizerFactory, evaluate, train, untrained_score
+from optevolve.training.loop import OptimizerFactory, train
 from optevolve.training.many import Replicas, train_many, why_alone
-from optevolve.training.record import LOOK_STEPS
+from optevolve.training.record import LOOK_STEPS, Score
 from optevolve.training.replicas import train_together
 from optevolve.training.runs import Run, Terms
+from optevolve.training.scoring import evaluate, untrained_score
 from optevolve.training.stack import UnstackableError
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Part",
     "Replicas",
     "Run",
+    "Score",
     "Terms",
     "UnstackableError",
     "evaluate",

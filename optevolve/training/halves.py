@@ -11,12 +11,15 @@ __all__ = ["Part", "part_of"]
 
 Part: TypeAlias = Literal["all", "choice", "judgement"]
 
+_PIECES = 8  # of each half of a split that is a single batch
+
 
 def part_of(batches: Iterator[Batch], part: Part) -> Iterator[Batch]:
     """The batches of one part.
 
-    Batches go to the two halves in turns. A split of a single batch is parted by its examples, along the first axis; one of a single
-    example cannot be parted and serves for both, as on tasks that are one exact function.
+    Batches go to the two halves in turns. A split of a single batch is parted by its examples, along the first axis, which go to the two
+    halves in turns, each half in several batches, so that they show how much chance there is in its mean; one of a single example cannot
+    be parted and serves for both, as on tasks that are one exact function.
     """
     if part == "all":
         yield from batches
@@ -26,7 +29,7 @@ def part_of(batches: Iterator[Batch], part: Part) -> Iterator[Batch]:
     if first is None:
         return
     if second is None:
-        yield _examples(first, own)
+        yield from _examples(first, own)
         return
     yield (first, second)[own]
     for number, batch in enumerate(batches):
@@ -34,9 +37,12 @@ def part_of(batches: Iterator[Batch], part: Part) -> Iterator[Batch]:
             yield batch
 
 
-def _examples(batch: Batch, own: int) -> Batch:
-    """Every other example, from the first or the second on."""
+def _examples(batch: Batch, own: int) -> Iterator[Batch]:
+    """Every other example, from the first or the second on, in batches of nearly one size."""
     tensors = [value for value in batch if value.dim()]
     if len(tensors) < len(batch) or len({len(value) for value in tensors}) != 1 or len(tensors[0]) < 2:
-        return batch
-    return type(batch)(*(value[own::2] for value in tensors))
+        yield batch
+        return
+    stride = 2 * min(_PIECES, len(tensors[0]) // 2)
+    for first in range(own, stride, 2):
+        yield type(batch)(*(value[first::stride] for value in tensors))

@@ -21,10 +21,11 @@ from optevolve.records import Split, TrainingCurve
 from optevolve.tasks import Batch, Task
 from optevolve.training.echo import Echo
 from optevolve.training.engine import PLAIN, Engine
-from optevolve.training.halves import Part, part_of
+from optevolve.training.halves import Part
 from optevolve.training.record import LOOK_STEPS, Record
+from optevolve.training.scoring import evaluate
 
-__all__ = ["LOOK_STEPS", "OptimizerFactory", "denormals_flushed", "evaluate", "passes", "train", "untrained_score"]
+__all__ = ["LOOK_STEPS", "OptimizerFactory", "denormals_flushed", "passes", "train"]
 
 OptimizerFactory: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
 
@@ -93,29 +94,6 @@ def train(
     return record.curve(peak, seed, purpose, time.perf_counter() - started)
 
 
-def evaluate(task: Task, model: nn.Module, split: Split, engine: Engine = PLAIN, part: Part = "all") -> float:
-    """The model's score over one pass of a split or a part of it, batches weighted by size, in evaluation mode, which is put back."""
-    mode = model.training
-    model.eval()
-    scores: list[Tensor] = []
-    sizes: list[int] = []
-    with torch.no_grad(), engine.autocast():
-        for batch in map(engine.place, part_of(iter(task.batches(split, 0)), part if task.has_examples else "all")):
-            scores.append(task.score(model, batch))
-            sizes.append(_size(batch))
-    model.train(mode)
-    if not scores:
-        raise TaskError(f"Task {type(task).__name__} gave no {split} batches. Its batches({split}, seed) must yield at least one.")
-    return float(np.average(torch.stack(scores).tolist(), weights=sizes))
-
-
-def untrained_score(task: Task, seed: int) -> float:
-    """Validation score of the model that a run with this seed starts from."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return evaluate(task, task.model(), Split.VALID)
-
-
 class _Steps:
     """The running training: takes steps and remembers what they gave since it was last read."""
 
@@ -169,11 +147,6 @@ def passes(task: Task, seed: int) -> Iterator[Batch]:
                 f"Task {type(task).__name__} gave no training batches. Its batches(train, seed) must yield at least one per pass."
             )
         number += 1
-
-
-def _size(batch: Batch) -> int:
-    x = getattr(batch, "x", None)
-    return len(x) if isinstance(x, Tensor) and x.dim() else 1
 
 
 @contextmanager

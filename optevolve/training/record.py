@@ -5,14 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from optevolve.records import Status, TrainingCurve
 
-__all__ = ["LOOK_STEPS", "Record"]
+__all__ = ["LOOK_STEPS", "Record", "Score"]
 
 LOOK_STEPS = 10  # steps between looks at the losses
+
+
+class Score(NamedTuple):
+    """What a pass over a split gave.
+
+    Attributes:
+        mean: of the batches' scores, weighted by size.
+        margin: half the width of the 95 % interval of the mean, over what other examples would have given; NaN where it cannot
+            be had.
+    """
+
+    mean: float
+    margin: float
+
+
+_NO_SCORE = Score(math.nan, math.nan)
 
 
 @dataclass
@@ -34,7 +51,7 @@ class Record:
     max_loss_ratio: float = 1e4
     status: Status = Status.COMPLETED
     reason: str = ""
-    _points: list[tuple[int, float, float, float]] = field(default_factory=list)
+    _points: list[tuple[int, float, float, float, float]] = field(default_factory=list)
     _fresh: list[tuple[float, float]] = field(default_factory=list)  # (loss, score) of the steps since the last point
     _count: int = 0  # steps looked at
     _limit: float | None = None
@@ -68,36 +85,36 @@ class Record:
                 return f"loss {loss:.3g} at step {step}, above {self._limit:.3g}"
         return ""
 
-    def unsound(self, score: float | None, finite: bool) -> str:
+    def unsound(self, score: Score | None, finite: bool) -> str:
         """What the last update spoilt, which no training loss has seen yet: the score, or a parameter."""
-        if score is not None and not math.isfinite(score):
-            return f"validation score {score} after step {self._count - 1}"
+        if score is not None and not math.isfinite(score.mean):
+            return f"validation score {score.mean} after step {self._count - 1}"
         if not finite:
             return f"a parameter not finite after step {self._count - 1}"
         return ""
 
     def diverge(self, step: int, trouble: str) -> None:
         """Ends the run after this step (from 1)."""
-        self._add(step, math.nan)
+        self._add(step, _NO_SCORE)
         self.status, self.reason = Status.DIVERGED, trouble
 
-    def add_point(self, step: int, score: float | None) -> None:
+    def add_point(self, step: int, score: Score | None) -> None:
         """Adds a point of the curve, and ends the run if its training score is below the floor."""
-        training_score = self._add(step, math.nan if score is None else score)
+        training_score = self._add(step, _NO_SCORE if score is None else score)
         if self.floor is not None and len(self._points) == self.floor_epoch and training_score < self.floor:
             self.status = Status.STOPPED
             self.reason = f"training score {training_score:.4g} below {self.floor:.4g} after epoch {self.floor_epoch}"
 
-    def _add(self, step: int, score: float) -> float:
+    def _add(self, step: int, score: Score) -> float:
         loss, training_score = (float(mean) if math.isfinite(mean) else math.nan for mean in np.mean(self._fresh, axis=0))
         self._fresh.clear()
-        self._points.append((step, loss, training_score, score))
+        self._points.append((step, loss, training_score, *score))
         return training_score
 
     def curve(self, learning_rate: float, seed: int, purpose: str, seconds: float) -> TrainingCurve:
         """The run as measured."""
-        steps, losses, training_scores, scores = zip(*self._points, strict=True)
+        steps, losses, training_scores, scores, margins = zip(*self._points, strict=True)
         return TrainingCurve(
             learning_rate=learning_rate, seed=seed, steps=steps, train_loss=losses, train_score=training_scores, score=scores,
-            status=self.status, reason=self.reason, purpose=purpose, seconds=seconds,
+            status=self.status, reason=self.reason, purpose=purpose, seconds=seconds, margin=margins,
         )  # fmt: skip

@@ -13,8 +13,9 @@ import torch
 
 from optevolve.records import TrainingCurve
 from optevolve.tasks import Task
-from optevolve.training.loop import denormals_flushed, evaluate, passes
+from optevolve.training.loop import denormals_flushed, passes
 from optevolve.training.runs import Run, Terms
+from optevolve.training.scoring import evaluate
 from optevolve.training.stack import Stack, UnstackableError
 from optevolve.training.stack_optimizer import optimizer_of
 

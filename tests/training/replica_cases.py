@@ -46,7 +46,7 @@ def assert_agree(found: Sequence[TrainingCurve], expected: Sequence[TrainingCurv
         # Of a diverged run the numbers are chaos; what it says, to the first word and the step, is not.
         assert one.reason.split()[:1] == other.reason.split()[:1]
         last = -1 if other.reason.startswith(("loss", "a parameter")) else None
-        for name in ("train_loss", "train_score", "score"):
+        for name in ("train_loss", "train_score", "score", "margin"):
             values, others = getattr(one, name)[:last], getattr(other, name)[:last]
-            assert all(map(math.isfinite, others)) or name == "score"
+            assert all(map(math.isfinite, others)) or name in ("score", "margin")
             assert values == pytest.approx(others, rel=tolerance, abs=tolerance, nan_ok=True)
