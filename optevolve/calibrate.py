@@ -13,7 +13,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from optevolve.space import UpdateRule
 from optevolve.space.paper_notation import parse_paper
 from optevolve.tasks import check_task, load, spec_of
 
-__all__ = ["Agreement", "Reference", "agreement", "calibrate", "choose", "read_log"]
+__all__ = ["Agreement", "Reference", "agreement", "calibrate", "choose", "read_log", "told_apart"]
 
 PROTOCOLS = {"paper": Protocol(), "fast": FAST}
 SPREADS = ("accuracy", "rank")
@@ -70,6 +70,8 @@ class Agreement:
         ceiling: geometric mean of the two; None if either is missing.
         rules, completed: rules measured, and of these completed under every seed.
         steps, seconds: training steps and worker time spent.
+        told_apart: share of the pairs of measurements of one rule whose 95 % intervals do not overlap: what a search that compares by
+            intervals would take for a difference, and is none; None where no rule has two measurements with an interval.
     """
 
     correlation: float
@@ -81,6 +83,7 @@ class Agreement:
     completed: int
     steps: int
     seconds: float
+    told_apart: float | None = None
 
 
 def read_log(path: Path, phases: Sequence[str] = ("particle", "mutation")) -> list[Reference]:
@@ -232,12 +235,14 @@ def calibrate(
     outcomes = [[source.outcomes[f"calibrate/{r.line}/seed-{k}"] for k in range(repeats)] for r in chosen]
     scores = [[_score(outcome) for outcome in row] for row in outcomes]
     found = agreement(chosen, np.array(scores), references, list(source.outcomes.values()), seed)
+    found = replace(found, told_apart=told_apart(outcomes))
     rows = [
         {
             "line": r.line,
             "rule": str(r.rule),
             "accuracy": r.accuracy,
             "fitness": [_finite(_score(outcome)) for outcome in row],
+            "intervals": [outcome.interval for outcome in row],
             "learning_rates": [outcome.learning_rate for outcome in row],
         }
         for r, row in zip(chosen, outcomes, strict=True)
@@ -272,6 +277,18 @@ def agreement(
     completed = int(np.isfinite(scores).all(axis=1).sum())
     steps, seconds = sum(outcome.steps for outcome in outcomes), sum(outcome.seconds for outcome in outcomes)
     return Agreement(_rank_correlation(accuracies, means), interval, own, log, ceiling, len(chosen), completed, steps, seconds)
+
+
+def told_apart(outcomes: Sequence[Sequence[Outcome]]) -> float | None:
+    """Share of the pairs of measurements of one rule whose intervals do not overlap; None where there are no such pairs.
+
+    Args:
+        outcomes: by rule and seed.
+    """
+    pairs = [
+        (one.interval, other.interval) for row in outcomes for one, other in combinations(row, 2) if one.interval and other.interval
+    ]  # fmt: skip
+    return float(np.mean([max(one[0], other[0]) > min(one[1], other[1]) for one, other in pairs])) if pairs else None
 
 
 def _rank_correlation(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optevolve.calibrate import Reference, agreement, calibrate, choose, read_log
+from optevolve.calibrate import Reference, agreement, calibrate, choose, read_log, told_apart
 from optevolve.errors import ConfigError, DataError, StudyError
 from optevolve.records import Outcome, Status
 from optevolve.space import parse
@@ -95,6 +95,15 @@ def test_what_did_not_complete_ranks_last() -> None:
     assert (found.correlation, found.rules, found.completed, found.steps, found.seconds) == (pytest.approx(1), 4, 3, 5, 2.0)
 
 
+def test_how_often_a_rule_is_told_apart_from_itself() -> None:
+    def measured(*intervals: tuple[float, float] | None) -> list[Outcome]:
+        return [Outcome(Status.COMPLETED, 0.5, interval=interval) for interval in intervals]
+
+    assert told_apart([measured((0.1, 0.3), (0.3, 0.5)), measured((0.6, 0.7), (0.2, 0.4)), measured((0.6, 0.7), None)]) == 0.5
+    assert told_apart([measured((0.1, 0.2), (0.3, 0.4), (0.35, 0.5))]) == pytest.approx(2 / 3)
+    assert told_apart([measured(None, None), measured((0.1, 0.2))]) is None
+
+
 def test_a_calibration_runs_for_real_and_goes_on_where_it_stopped(log: Path, tmp_path: Path) -> None:
     events: list[str] = []
     options = {"task": "mlp-moons", "settings": TINY, "rules": 3, "workers": 1, "on_event": lambda event: events.append(event.kind)}
@@ -107,6 +116,11 @@ def test_a_calibration_runs_for_real_and_goes_on_where_it_stopped(log: Path, tmp
     assert all(rate is None or rate > 0 for row in content["measured"] for rate in row["learning_rates"])
     assert all(len(row["learning_rates"]) == 2 for row in content["measured"])
     assert any(rate is not None for row in content["measured"] for rate in row["learning_rates"])
+    intervals = [tuple(interval) for row in content["measured"] for interval in row["intervals"] if interval is not None]
+    assert intervals
+    assert all(low < high for low, high in intervals)
+    assert content["told_apart"] == first.told_apart
+    assert first.told_apart is not None
     assert (tmp_path / "out" / "calibration.png").stat().st_size > 5000
     events.clear()
     assert calibrate(log, tmp_path / "out", **options) == first  # type: ignore[arg-type]

@@ -49,4 +49,6 @@ def calibrate(
     say(f"Rank correlation with the log: {found.correlation:.3f}, 95 % interval {found.interval[0]:.3f} to {found.interval[1]:.3f}")
     if found.ceiling is not None:
         say(f"Noise ceiling: {found.ceiling:.3f} (ours {found.own_reliability:.3f}, the log's {found.log_reliability:.3f})")
+    if found.told_apart is not None:
+        say(f"Of two measurements of one rule, the intervals do not overlap in {found.told_apart:.0%} of the pairs")
     say(f"{found.completed} of {found.rules} rules completed; {found.steps} steps, {found.seconds:.0f} s of worker time. See {out}.")
