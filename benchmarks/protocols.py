@@ -159,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"cheap, mean of its seeds, with dear {with_each(cheap.scores.mean(axis=1), dear.scores):.3f}")
     if cheap.scores.shape[1] > 1:
         print(f"cheap with itself              {with_itself(cheap.scores):6.3f}")
+    if cheap.content.get("told_apart") is not None:
+        print(f"cheap told apart from itself   {cheap.content['told_apart']:6.1%} of the pairs, by their intervals")
     print_by_rate(cheap, dear)
     measured = float(np.mean([with_each(cheap.scores[:, k], dear.scores) for k in range(cheap.scores.shape[1])]))
     ranks = own > 0 and measured >= RANK_GOAL * own
