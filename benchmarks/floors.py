@@ -53,11 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if protocol["kind"] != "paper" or protocol["floor"] != 0 or protocol["first_floor"] != 0:
         sys.exit(f"{options.folder} was not measured under paper without floors. Calibrate with --set first_floor=0.0 --set floor=0.0.")
     accuracies = {row["line"]: row["accuracy"] for row in content["measured"]}
-    outcomes: dict[int, list[Outcome]] = {line: [] for line in accuracies}
+    seeds = len(content["measured"][0]["fitness"])
     with Study.open(options.folder / "study.db") as study:
-        for measurement in study.measurements():
-            outcomes[int(measurement.job.id.split("/")[1])].append(measurement.outcome)
-    print(f"{len(accuracies)} rules on {content['task']}, {len(next(iter(outcomes.values())))} seeds, floor from epoch {options.first} on")
+        stored = {measurement.job.id: measurement.outcome for measurement in study.measurements()}
+    outcomes = {line: [stored[f"calibrate/{line}/seed-{seed}"] for seed in range(seeds)] for line in accuracies}
+    print(f"{len(accuracies)} rules on {content['task']}, {seeds} seeds")
+    print(f"epochs of {protocol['epoch_steps']} steps, a floor in each from {options.first} on")
     for floor in FLOORS:
         read = [[cut_short(outcome, floor, options.first) for outcome in outcomes[line]] for line in accuracies]
         means = [float(np.mean([fitness for fitness, _ in row])) for row in read]

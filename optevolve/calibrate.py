@@ -71,7 +71,8 @@ class Agreement:
         rules, completed: rules measured, and of these completed under every seed.
         steps, seconds: training steps and worker time spent.
         told_apart: share of the pairs of measurements of one rule whose 95 % intervals do not overlap: what a search that compares by
-            intervals would take for a difference, and is none; None where no rule has two measurements with an interval.
+            intervals would take for a difference, and is none. Intervals of single runs are over examples and leave out what a seed
+            changes, so this says whether they are wide enough all the same. None where no rule has two measurements with an interval.
     """
 
     correlation: float

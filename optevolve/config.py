@@ -65,10 +65,10 @@ class Protocol:
     Attributes:
         kind: "paper": as said; "fast": learning rates raced by successive halving on compressed schedules and judged at the end of each run
             by one half of the validation split; fitness with an interval from `full_seeds` full runs, on the other half. The interval is
-            over the runs; of a single run it is over the examples judged, and leaves out what another seed would have given; where there
-            is no such interval, as on an exact function, a second run is made. `first_learning_rates`, `first_floor`, `trial_schedule`,
-            `trial_epoch_steps` and `trial_floor_epoch` say nothing here, and without `floor` a rule is dropped if its best trial is no
-            better than the untrained model.
+            over the runs; of a single run it is over the examples judged, and leaves out what another seed would have given; where that
+            cannot be had, as on an exact function, a second run is made after a race. `first_learning_rates`, `first_floor`,
+            `trial_schedule`, `trial_epoch_steps` and `trial_floor_epoch` say nothing here, and without `floor` a rule is dropped if its
+            best trial is no better than the untrained model.
         trial_seeds, rungs, halving, full_seeds: of "fast": runs per learning rate; rungs of the race, each twice as long as the one before;
             the best 1/halving of a rung enter the next; full runs.
         rate_slack: of "fast": of the learning rates tried last (those of the last rung with the best weight decay, and the half decades to

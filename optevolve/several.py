@@ -37,7 +37,8 @@ def measure_all(job: Job, measure_one: MeasureOne) -> Outcome:
     """The outcome over all tasks of a job.
 
     A rule that does not complete on a task has no fitness; tasks after it are left out. The learning rate of the outcome is that of the
-    first task: each task has its own. The interval follows from the tasks' intervals, taken as independent, where every task has one;
+    first task: each task has its own. The interval follows from the tasks' intervals, taken as independent, where every task has one (too
+    narrow where single runs on several tasks are judged by the same examples);
     Adam's own noise, the same for all rules, is not in it.
 
     Args:

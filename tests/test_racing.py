@@ -181,6 +181,7 @@ def test_the_interval_goes_with_the_epoch_that_gives_the_fitness() -> None:
     (full,) = [curve for curve in outcome.curves if curve.purpose == "full"]
     assert len(full.score) == 12
     best = int(np.argmax(full.score))
+    assert full.margin[best] != full.margin[-1]
     assert outcome.interval == pytest.approx((full.score[best] - full.margin[best], full.score[best] + full.margin[best]))
 
 
@@ -199,16 +200,17 @@ def test_the_margin_weighs_batches_by_size(batches: list[tuple[float, int]]) -> 
     values, sizes = (np.array(column, dtype=float) for column in zip(*batches, strict=True))
     found = scoring.margin(values, sizes)
     assert found == pytest.approx(scoring.margin(values + 3, 7 * sizes), abs=1e-9)
-    even = scoring.margin(values, np.full(len(values), 4))
+    even = scoring.margin(values, np.full(len(values), 4))  # the textbook's
     assert even == pytest.approx(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1), abs=1e-9)
     assert math.isnan(scoring.margin(values[:1], sizes[:1]))
     assert math.isnan(scoring.margin([*values, math.nan], [*sizes, 1]))
 
 
-def test_the_margin_holds_the_mean_as_often_as_it_says() -> None:
+@pytest.mark.parametrize("sizes", [[500] * 6 + [250] * 2, [500, 50], [500, 500, 20], [32, 32, 32, 3]])
+def test_the_margin_holds_the_mean_as_often_as_it_says(sizes: list[int]) -> None:
     """Batches of unlike sizes of examples that are right with probability 0.6."""
-    rng, sizes = np.random.default_rng(0), np.array([500, 500, 500, 500, 250, 250, 500, 500])
-    draws = rng.binomial(sizes, 0.6, size=(2000, len(sizes))) / sizes
+    rng = np.random.default_rng(0)
+    draws = rng.binomial(sizes, 0.6, size=(2000, len(sizes))) / np.array(sizes)
     held = [abs(np.average(values, weights=sizes) - 0.6) <= scoring.margin(values, sizes) for values in draws]
     assert np.mean(held) == pytest.approx(0.95, abs=0.02)
 
@@ -272,7 +274,7 @@ def test_what_learns_nothing_is_dropped_after_the_race() -> None:
     assert measure(replace(JOB, protocol=replace(TINY, floor=0.999))).status is Status.STOPPED
 
 
-@given(st.integers(1, 7), st.integers(1, 9))
+@given(st.integers(1, 10), st.integers(1, 40))
 def test_halves_are_disjoint_and_together_all(batches: int, size: int) -> None:
     all_of_it = [Batch(torch.arange(size) + size * n, torch.arange(size)) for n in range(batches)]
 
@@ -285,6 +287,10 @@ def test_halves_are_disjoint_and_together_all(batches: int, size: int) -> None:
         assert sorted(choice + judgement) == list(range(batches * size))
         assert choice
         assert judgement
+        for part in ("choice", "judgement"):
+            own = list(part_of(iter(all_of_it), part))
+            assert len(own) >= min(4, batches // 2 if size == 1 else batches * (size // 2))
+            assert max(len(batch.x) for batch in own) - min(len(batch.x) for batch in own) <= 1
     else:
         assert choice == judgement
 

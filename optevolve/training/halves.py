@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Literal, TypeAlias
 
 from optevolve.tasks import Batch
@@ -11,38 +13,37 @@ __all__ = ["Part", "part_of"]
 
 Part: TypeAlias = Literal["all", "choice", "judgement"]
 
-_PIECES = 8  # of each half of a split that is a single batch
+_FEW = 8  # batches; each half of a split of fewer has as many of its own
 
 
 def part_of(batches: Iterator[Batch], part: Part) -> Iterator[Batch]:
     """The batches of one part.
 
-    Batches go to the two halves in turns. A split of a single batch is parted by its examples, along the first axis, which go to the two
-    halves in turns, each half in several batches, so that they show how much chance there is in its mean; one of a single example cannot
-    be parted and serves for both, as on tasks that are one exact function.
+    Batches go to the two halves in turns. Of a split of a few batches the examples do, along the first axis, and each half has them in
+    more batches, so that these show how much chance there is in its mean; a split of a single batch that cannot be parted serves for
+    both, as on tasks that are one exact function.
     """
     if part == "all":
         yield from batches
         return
     own = 0 if part == "choice" else 1
-    first, second = next(batches, None), next(batches, None)
-    if first is None:
+    first = list(islice(batches, _FEW))
+    if len(first) < _FEW and all(map(_can_be_parted, first)):
+        for batch in first:
+            yield from _examples(batch, own, math.ceil(_FEW / len(first)))
         return
-    if second is None:
-        yield from _examples(first, own)
-        return
-    yield (first, second)[own]
-    for number, batch in enumerate(batches):
-        if number % 2 == own:
+    for number, batch in enumerate(chain(first, batches)):
+        if number % 2 == own or len(first) == 1:
             yield batch
 
 
-def _examples(batch: Batch, own: int) -> Iterator[Batch]:
-    """Every other example, from the first or the second on, in batches of nearly one size."""
-    tensors = [value for value in batch if value.dim()]
-    if len(tensors) < len(batch) or len({len(value) for value in tensors}) != 1 or len(tensors[0]) < 2:
-        yield batch
-        return
-    stride = 2 * min(_PIECES, len(tensors[0]) // 2)
+def _examples(batch: Batch, own: int, pieces: int) -> Iterator[Batch]:
+    """Every other example, from the first or the second on, in batches of nearly one size, as many as asked for or possible."""
+    stride = 2 * min(pieces, len(batch[0]) // 2)
     for first in range(own, stride, 2):
-        yield type(batch)(*(value[first::stride] for value in tensors))
+        yield type(batch)(*(value[first::stride] for value in batch))
+
+
+def _can_be_parted(batch: Batch) -> bool:
+    """Whether all that the batch holds has the same number of examples, at least two, along its first axis."""
+    return all(value.dim() for value in batch) and len({len(value) for value in batch}) == 1 and len(batch[0]) > 1

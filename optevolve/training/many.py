@@ -41,12 +41,13 @@ def train_many(task: Task, runs: Sequence[Run], terms: Terms, replicas: Replicas
         runs: at least one.
         terms: what they share.
         replicas: "off": one after another, each when its curve is asked for; "on": all together; "auto": together on a GPU, and elsewhere
-            where a calibration of a few steps (made once per process, task, engine and number of runs) finds that faster. Runs whose task
+            where a calibration of a few steps (made once per process, task, engine and number of runs) finds that faster. A single run is
+            such a program only where the engine makes it a CUDA graph. Runs whose task
             cannot be vectorised are trained one after another, and the log says why.
     Raises:
         TaskError: if the task has no training batches.
     """
-    if replicas != "off" and len(runs) > 1 and not why_alone(task, terms.engine):
+    if replicas != "off" and (len(runs) > 1 or terms.engine.graph) and not why_alone(task, terms.engine):
         try:
             together = replicas == "on" or _is_faster(task, runs, terms)
             curves = train_together(task, runs, terms) if together else []

@@ -41,20 +41,21 @@ def evaluate(task: Task, model: nn.Module, split: Split, engine: Engine = PLAIN,
 def margin(values: npt.ArrayLike, sizes: npt.ArrayLike, level: float = 0.95) -> float:
     """Half the width of the interval of a mean over batches (Student's t): by how much other examples of the kind might have moved it.
 
+    A batch's variance is taken to go with one over its size.
+
     Args:
-        values: mean score of each batch, shape (batches,).
+        values: mean score of each batch, shape (batches,), the batches drawn alike from the examples.
         sizes: examples of each, shape (batches,).
         level: of confidence.
     Returns:
         The half width in the unit of the scores; NaN with fewer than two batches, or where one of them is not finite.
     """
     scores, weights = np.asarray(values, dtype=float), np.asarray(sizes, dtype=float)
-    batches = len(scores)
-    if batches < 2 or not np.isfinite(scores).all():
+    if len(scores) < 2 or not np.isfinite(scores).all():
         return math.nan
-    weights = weights / weights.sum()
-    error = math.sqrt(batches / (batches - 1) * float(np.sum((weights * (scores - weights @ scores)) ** 2)))
-    return float(stats.t.ppf((1 + level) / 2, batches - 1)) * error
+    weights, freedom = weights / weights.sum(), len(scores) - 1
+    error = math.sqrt(float(weights @ (scores - weights @ scores) ** 2) / freedom)
+    return float(stats.t.ppf((1 + level) / 2, freedom)) * error
 
 
 def untrained_score(task: Task, seed: int) -> float:

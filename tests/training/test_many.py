@@ -16,7 +16,7 @@ from optevolve.training import Engine, Terms, many, train_many, why_alone
 from tests.training.replica_cases import assert_agree, one_at_a_time, runs_of
 
 TERMS = Terms(epoch_steps=10, split=None)
-TINY = replace(FAST, trial_steps=12, full_steps=40, epoch_steps=40, learning_rates=(1e-2, 1e-1, 1.0, 1e4), trial_seeds=2)
+TINY = replace(FAST, trial_steps=12, full_steps=40, epoch_steps=40, learning_rates=(1e-2, 1e-1, 1.0, 1e4), trial_seeds=2, full_seeds=2)
 PAPER = Protocol(
     learning_rates=(1e4, 1e-1, 1e-2, 1e-3), first_learning_rates=(1e4, 1e-1), trial_steps=20, full_steps=30, epoch_steps=10,
     trial_epoch_steps=10, first_floor=0.0, floor=0.0, schedule=Schedule(warmup=0.1),
