@@ -11,7 +11,7 @@ from torch.nn.functional import mse_loss
 
 from optevolve.records import Split, Status
 from optevolve.tasks import Batch, Task, load
-from optevolve.training import Engine, Run, Terms, UnstackableError, train_together
+from optevolve.training import Engine, Run, Terms, UnstackableError, train_many, train_together
 from optevolve.training.stack import Stack
 from tests.training.replica_cases import assert_agree, of_rule, one_at_a_time, runs_of
 
@@ -53,6 +53,11 @@ def test_a_diverged_run_is_dropped_and_the_others_go_on(monkeypatch: pytest.Monk
     assert rows == [4] * 10 + [2] * 20
     assert_agree(curves, one_at_a_time(task, runs, TERMS))
     assert all(curve.seconds > 0 for curve in curves)
+
+
+def test_a_single_run_can_be_such_a_program() -> None:
+    task, runs = load("digits@width=4"), runs_of("momentum: g", (1e-1,))
+    assert_agree(train_together(task, runs, TERMS), one_at_a_time(task, runs, TERMS))
 
 
 def test_if_all_diverge_the_program_ends() -> None:
@@ -184,3 +189,4 @@ def test_on_a_gpu_the_curves_are_those_of_the_cpu(graph: bool) -> None:
     found = train_together(task, runs, terms)
     assert_agree(found, one_at_a_time(task, runs, TERMS), tolerance=1e-3)
     assert_agree(found, one_at_a_time(task, runs, terms), tolerance=1e-3)
+    assert_agree(list(train_many(task, runs[:1], terms, "auto")), found[:1], tolerance=1e-3)
