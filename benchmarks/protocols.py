@@ -55,10 +55,11 @@ class Calibration:
     def cost(self, what: str) -> float:
         """Steps or seconds of one measurement, mean over rules and seeds. A step on a share of a batch is that share of a step."""
         share = self.content.get("protocol", {}).get("batch_share", 1.0) if what == "steps" else 1.0
-        return float(self.content[what]) * share / self.scores.size
+        return float(self.content[what]) * share / float(self.content["measurements"])
 
 
-def read(folder: Path) -> Calibration:
+def read(folder: Path, without: str | None = None) -> Calibration:
+    """A calibration, without the rules that contain a text. Costs stay those of all of its rules."""
     place = folder / "calibration.json"
     if not place.exists():
         sys.exit(
@@ -66,6 +67,8 @@ def read(folder: Path) -> Calibration:
         )
     content = json.loads(place.read_text(encoding="utf-8"))
     rows = content["measured"]
+    content["measurements"] = sum(len(row["fitness"]) for row in rows)
+    rows = [row for row in rows if without is None or without not in row["rule"]]
     scores = np.array([[-math.inf if score is None else score for score in row["fitness"]] for row in rows])
     if not all("learning_rates" in row for row in rows):
         sys.exit(f"{place} has no learning rates: an older version wrote it. Give the same command again; what was measured is kept.")
@@ -118,12 +121,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cheap", type=Path, nargs="?", help="folder of the calibration under the cheap protocol")
     parser.add_argument("dear", type=Path, nargs="?", help="folder of the one under the dear protocol, with two seeds or more")
+    parser.add_argument("--without", metavar="TEXT", help="leave out the rules that contain this text")
     options = parser.parse_args(arguments)
     if options.dear is None:
         parser.print_usage()
         print("Nothing to compare: give the folders of two finished calibrations (see --help).")
         return 0
-    cheap, dear = read(options.cheap), read(options.dear)
+    cheap, dear = read(options.cheap, options.without), read(options.dear, options.without)
     if cheap.rules != dear.rules or cheap.content["task"] != dear.content["task"]:
         sys.exit("The two calibrations are of other rules or tasks. Make both with the same --reference, --rules, --phase and --task.")
     if dear.scores.shape[1] < 2:

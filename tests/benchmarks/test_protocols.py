@@ -31,7 +31,7 @@ def write(folder: Path, scores: np.ndarray, *, steps: int, seconds: float, seed:
     return folder
 
 
-def compare(*folders: Path) -> tuple[int, str]:
+def compare(*folders: Path | str) -> tuple[int, str]:
     done = subprocess.run([sys.executable, str(SCRIPT), *map(str, folders)], capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout + done.stderr
 
@@ -82,6 +82,19 @@ def test_agreement_is_told_apart_by_whether_the_learning_rates_are_alike(tmp_pat
     code, out = compare(old, dear)
     assert code == 1
     assert "Give the same command again" in out
+
+
+def test_rules_that_contain_a_text_are_left_out_and_the_cost_stays(tmp_path: Path) -> None:
+    scores = noisy(2, 2, 0.0)
+    wrong = scores.copy()
+    wrong[18] = scores.max() + 1  # rule "g * 19"
+    cheap = write(tmp_path / "cheap", wrong, steps=100, seconds=1.0)
+    dear = write(tmp_path / "dear", scores, steps=1000, seconds=9.0)
+    assert "on average     1.000" not in compare(cheap, dear)[1]
+    out = compare(cheap, dear, "--without", "g * 19")[1]
+    assert "39 rules on digits" in out
+    assert "on average     1.000" in out
+    assert "ratio 1/9.0" in out
 
 
 def test_only_calibrations_that_can_be_compared_are(tmp_path: Path) -> None:
