@@ -69,7 +69,7 @@ def read(folder: Path, without: str | None = None) -> Calibration:
     rows = content["measured"]
     content["measurements"] = sum(len(row["fitness"]) for row in rows)
     rows = [row for row in rows if without is None or without not in row["rule"]]
-    scores = np.array([[-math.inf if score is None else score for score in row["fitness"]] for row in rows])
+    scores = np.array([[-math.inf if score is None else score for score in row["fitness"]] for row in rows], ndmin=2)
     if not all("learning_rates" in row for row in rows):
         sys.exit(f"{place} has no learning rates: an older version wrote it. Give the same command again; what was measured is kept.")
     chosen = [[math.log10(rate) for rate in row["learning_rates"] if rate is not None] for row in rows]
@@ -130,6 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cheap, dear = read(options.cheap, options.without), read(options.dear, options.without)
     if cheap.rules != dear.rules or cheap.content["task"] != dear.content["task"]:
         sys.exit("The two calibrations are of other rules or tasks. Make both with the same --reference, --rules, --phase and --task.")
+    if len(cheap.rules) < 3:
+        sys.exit(f"{len(cheap.rules)} rules are left without {options.without!r}; at least 3 are needed. Give a longer text.")
     if dear.scores.shape[1] < 2:
         sys.exit(f"{options.dear} has one seed per rule: how it agrees with itself needs two. Make it with --repeats 2.")
 

@@ -42,8 +42,8 @@ def train_many(task: Task, runs: Sequence[Run], terms: Terms, replicas: Replicas
         terms: what they share.
         replicas: "off": one after another, each when its curve is asked for; "on": all together; "auto": together on a GPU, and elsewhere
             where a calibration of a few steps (made once per process, task, engine and number of runs) finds that faster. A single run is
-            such a program only where the engine makes it a CUDA graph. Runs whose task
-            cannot be vectorised are trained one after another, and the log says why.
+            such a program only where the engine makes it a CUDA graph. Runs whose task cannot be vectorised are trained one after another,
+            and the log says why.
     Raises:
         TaskError: if the task has no training batches.
     """

@@ -93,6 +93,7 @@ def test_rules_that_contain_a_text_are_left_out_and_the_cost_stays(tmp_path: Pat
     assert "on average     1.000" not in compare(cheap, dear)[1]
     out = compare(cheap, dear, "--without", "g * 19")[1]
     assert "39 rules on digits" in out
+    assert "at least 3 are needed" in compare(cheap, dear, "--without", "g * ")[1]
     assert "on average     1.000" in out
     assert "ratio 1/9.0" in out
 
