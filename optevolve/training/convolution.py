@@ -29,11 +29,39 @@ _TEXT = (
     + r"""
 static inline i64 padded(i64 channels) { return (channels + LANES - 1) / LANES * LANES; }
 
-// acc[r] += sum over the runs of from[r][offset + k] w[k]: R rows of P vectors.
-template <int R, int P>
-static inline void multiply(const float* const* from, const i64* offsets, i64 runs, i64 length, const float* w, V (&acc)[R][P]) {
+// Factors are words of 32 bits: a float, or two bfloat16 numbers whose products the processor adds at once. `DEPTH` is how many.
+typedef float Word __attribute__((may_alias));
+struct Single {
+  typedef float Value;
+  static const i64 DEPTH = 1;
+  static V add(V sum, float word, V row) { return sum + word * row; }
+};
+#if defined(CONVERTS)
+struct Pair {
+  typedef uint16_t Value;
+  static const i64 DEPTH = 2;
+  static V add(V sum, float word, V row) {
+    return (V)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_ps(word), (__m512bh)(__m512)row);
+  }
+};
+#endif
+// What multiplies images of a type.
+template <typename T>
+struct Factors {
+  typedef Single Words;
+};
+#if defined(CONVERTS)
+template <>
+struct Factors<uint16_t> {
+  typedef Pair Words;
+};
+#endif
+
+// acc[r] += sum over the runs of from[r][offset + k] w[k]: R rows of P vectors; offsets and lengths in words.
+template <typename W, int R, int P>
+static inline void multiply(const Word* const* from, const i64* offsets, i64 runs, i64 length, const float* w, V (&acc)[R][P]) {
   for (i64 t = 0; t < runs; t++) {
-    const float* at[R];
+    const Word* at[R];
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) at[r] = from[r] + offsets[t];
     for (i64 k = 0; k < length; k++, w += P * LANES) {
@@ -42,27 +70,30 @@ static inline void multiply(const float* const* from, const i64* offsets, i64 ru
       for (int p = 0; p < P; p++) row[p] = *(const V*)(w + p * LANES);
 #pragma GCC unroll 16
       for (int r = 0; r < R; r++) {
-        const float value = at[r][k];
+        const float word = at[r][k];
 #pragma GCC unroll 4
-        for (int p = 0; p < P; p++) acc[r][p] += value * row[p];
+        for (int p = 0; p < P; p++) acc[r][p] = W::add(acc[r][p], word, row[p]);
       }
     }
   }
 }
 
 // A kernel laid out for `multiply`: panels of two vectors of outputs, the last of one where that is enough. `places` says where in memory
-// the weights of each product lie for the first output, `step` how far apart those of the outputs.
+// the weights of each product lie for the first output (-1: a zero), `step` how far apart those of the outputs.
+template <typename W>
 struct Packed {
-  i64 outputs, rows;  // outputs rounded up to whole vectors; products in each
-  std::vector<float> values;
+  i64 outputs, rows;  // outputs rounded up to whole vectors; words in each
+  std::vector<float> words;
   Packed(i64 channels, const std::vector<i64>& places, i64 step, const float* kernel)
-      : outputs(padded(channels)), rows(i64(places.size())), values(outputs * rows) {
-    float* to = values.data();
+      : outputs(padded(channels)), rows(i64(places.size()) / W::DEPTH), words(outputs * rows) {
+    float* to = words.data();
     for (i64 first = 0; first < outputs; first += 2 * LANES) {
       const i64 end = std::min(first + 2 * LANES, outputs), known = std::min(end, channels);
-      for (const i64 place : places) {
-        const float* from = kernel + place;
-        for (i64 n = first; n < known; n++) to[n - first] = from[n * step];
+      for (i64 row = 0; row < rows; row++) {
+        typename W::Value* values = (typename W::Value*)to;
+        for (i64 n = first; n < known; n++)
+          for (i64 d = 0; d < W::DEPTH; d++, values++)
+            if (const i64 place = places[row * W::DEPTH + d]; place >= 0) write(*values, kernel[place + n * step]);
         to += end - first;  // zeros where no output is
       }
     }
@@ -75,41 +106,42 @@ struct Pixels {
   void add(i64 in, i64 out) { from.push_back(in), to.push_back(out); }
 };
 
-template <int R, int P>
-static void some(const Pixels& pixels, i64 first, const float* image, const i64* offsets, i64 runs, i64 length, const float* w,
+template <typename W, int R, int P>
+static void some(const Pixels& pixels, i64 first, const Word* image, const i64* offsets, i64 runs, i64 length, const float* w,
                  float* out) {
   V acc[R][P] = {};
-  const float* from[R];
+  const Word* from[R];
   for (int r = 0; r < R; r++) from[r] = image + pixels.from[first + r];
-  multiply<R, P>(from, offsets, runs, length, w, acc);
+  multiply<W, R, P>(from, offsets, runs, length, w, acc);
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int p = 0; p < P; p++) *(V*)(out + pixels.to[first + r] + p * LANES) = acc[r][p];
 }
-template <int P>
-static void panel(const Pixels& pixels, const float* image, const i64* offsets, i64 runs, i64 length, const float* w, float* out) {
+template <typename W, int P>
+static void panel(const Pixels& pixels, const Word* image, const i64* offsets, i64 runs, i64 length, const float* w, float* out) {
   i64 i = 0;
   for (const i64 count = i64(pixels.to.size()); i < count;)
-    if (i + 8 <= count) some<8, P>(pixels, i, image, offsets, runs, length, w, out), i += 8;
-    else if (i + 4 <= count) some<4, P>(pixels, i, image, offsets, runs, length, w, out), i += 4;
-    else some<1, P>(pixels, i, image, offsets, runs, length, w, out), i++;
+    if (i + 8 <= count) some<W, 8, P>(pixels, i, image, offsets, runs, length, w, out), i += 8;
+    else if (i + 4 <= count) some<W, 4, P>(pixels, i, image, offsets, runs, length, w, out), i += 4;
+    else some<W, 1, P>(pixels, i, image, offsets, runs, length, w, out), i++;
 }
-static void all(const Pixels& pixels, const float* image, const i64* offsets, i64 runs, i64 length, const Packed& w, float* out) {
+template <typename W>
+static void all(const Pixels& pixels, const Word* image, const i64* offsets, i64 runs, i64 length, const Packed<W>& w, float* out) {
   for (i64 first = 0; first < w.outputs; first += 2 * LANES) {
-    const float* values = w.values.data() + first * w.rows;
-    if (w.outputs - first > LANES) panel<2>(pixels, image, offsets, runs, length, values, out + first);
-    else panel<1>(pixels, image, offsets, runs, length, values, out + first);
+    const float* words = w.words.data() + first * w.rows;
+    if (w.outputs - first > LANES) panel<W, 2>(pixels, image, offsets, runs, length, words, out + first);
+    else panel<W, 1>(pixels, image, offsets, runs, length, words, out + first);
   }
 }
 
-// out[r] += sum over the pixels of x[r] dz: R rows of P vectors of the kernel's gradient.
-template <int R, int P>
-static void outer(const float* x, i64 x_line, i64 x_step, const float* dz, i64 dz_line, i64 dz_step, i64 down, i64 across, float* out,
+// out[r] += sum over the pixels of x[r] dz: R rows of P vectors of the kernel's gradient. A word holds a channel of `DEPTH` pixels.
+template <typename W, int R, int P>
+static void outer(const Word* x, i64 x_line, i64 x_step, const float* dz, i64 dz_line, i64 dz_step, i64 down, i64 across, float* out,
                   i64 pitch) {
   V acc[R][P] = {};
   for (i64 y = 0; y < down; y++) {
-    const float* from = x + y * x_line;
+    const Word* from = x + y * x_line;
     const float* up = dz + y * dz_line;
     for (i64 c = 0; c < across; c++, from += x_step, up += dz_step) {
       V row[P];
@@ -118,7 +150,7 @@ static void outer(const float* x, i64 x_line, i64 x_step, const float* dz, i64 d
 #pragma GCC unroll 16
       for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-        for (int p = 0; p < P; p++) acc[r][p] += from[r] * row[p];
+        for (int p = 0; p < P; p++) acc[r][p] = W::add(acc[r][p], from[r], row[p]);
     }
   }
 #pragma GCC unroll 16
@@ -133,23 +165,32 @@ struct Layer {
   i64 across() const { return (width - 1) / stride + 1; }
   i64 size() const { return height * width * inputs; }       // elements of an image
   i64 result() const { return down() * across() * outputs; }  // and of what becomes of it
-  // Where the first output's weights lie, in the order in which a pixel sees them. `strides` are by output, input, row and column.
-  std::vector<i64> places(const i64* strides) const {
+  // Where the first output's weights lie, in the order in which a pixel sees them, of pixels with room for `pitch` channels. `strides` are
+  // by output, input, row and column.
+  std::vector<i64> places(const i64* strides, i64 pitch) const {
     std::vector<i64> found;
     for (i64 k = 0; k < 9; k++)
-      for (i64 c = 0; c < inputs; c++) found.push_back(k / 3 * strides[2] + k % 3 * strides[3] + c * strides[1]);
+      for (i64 c = 0; c < pitch; c++) found.push_back(c < inputs ? k / 3 * strides[2] + k % 3 * strides[3] + c * strides[1] : -1);
     return found;
   }
 };
 
+// Rows of `count` channels, spread out so that `pitch` of the target lie between their beginnings.
 template <typename T>
-static void pad(const T* x, float* to, const Layer& s) {  // the border of `to` is zero and stays so
+static void spread(const T* from, T* to, i64 pixels, i64 count, i64 pitch) {
+  for (i64 i = 0; i < pixels; i++, from += count, to += pitch)
+    for (i64 c = 0; c < count; c++) to[c] = from[c];
+}
+// An image between borders of `to`, which are zero and stay so.
+template <typename T, typename U>
+static void pad(const T* x, U* to, const Layer& s, i64 pitch, std::vector<U>& room) {
   const i64 line = s.width * s.inputs;
+  room.resize(line);
   for (i64 y = 0; y < s.height; y++) {
-    float* __restrict out = to + ((y + 1) * (s.width + 2) + 1) * s.inputs;
-    const T* __restrict in = x + y * line;
-    APART
-    for (i64 j = 0; j < line; j++) out[j] = read(in[j]);
+    U* row = to + ((y + 1) * (s.width + 2) + 1) * pitch;
+    U* dense = pitch == s.inputs ? row : room.data();
+    along(line, [&](auto lanes, i64 j) { lanes.put(dense + j, lanes.get(x + y * line + j)); });
+    if (dense != row) spread(dense, row, s.width, s.inputs, pitch);
   }
 }
 template <typename T>
@@ -158,25 +199,27 @@ static void pack(const float* from, i64 pitch, T* to, i64 channels, i64 pixels) 
   for (i64 i = 0; i < pixels; i++) {
     const float* __restrict in = from + i * pitch;
     T* __restrict out = to + i * channels;
-    APART
-    for (i64 n = 0; n < channels; n++) write(out[n], in[n]);
+    along(channels, [&](auto lanes, i64 j) { lanes.put(out + j, lanes.get(in + j)); });
   }
 }
 
 template <typename I, typename T>
 static void forward(const I* x, T* z, T* y, const Layer& s, const float* kernel, const i64* strides, Norm& norm, double epsilon,
                     float momentum, float* running_mean, float* running_variance) {
-  const i64 run = 3 * s.inputs, wide = (s.width + 2) * s.inputs, down = s.down(), across = s.across();
-  const i64 offsets[3] = {0, wide, 2 * wide};
-  const Packed packed(s.outputs, s.places(strides), strides[0], kernel);
-  std::vector<float> image((s.height + 2) * wide), out(down * across * packed.outputs);
+  typedef typename Factors<T>::Words W;
+  typedef typename W::Value Value;
+  const i64 deep = (s.inputs + W::DEPTH - 1) / W::DEPTH, run = 3 * deep, wide = (s.width + 2) * deep, down = s.down(), across = s.across();
+  const i64 offsets[3] = {0, wide, 2 * wide}, pitch = deep * W::DEPTH;
+  const Packed<W> packed(s.outputs, s.places(strides, pitch), strides[0], kernel);
+  std::vector<Value> image((s.height + 2) * wide * W::DEPTH), room;
+  std::vector<float> out(down * across * packed.outputs);
   Pixels pixels;
   for (i64 r = 0; r < down; r++)
-    for (i64 c = 0; c < across; c++) pixels.add(r * s.stride * wide + c * s.stride * s.inputs, (r * across + c) * packed.outputs);
+    for (i64 c = 0; c < across; c++) pixels.add(r * s.stride * wide + c * s.stride * deep, (r * across + c) * packed.outputs);
   Moments moments(s.outputs, norm.length);
   for (i64 i = 0; i < s.images; i++) {
-    pad(x + i * s.size(), image.data(), s);
-    all(pixels, image.data(), offsets, 3, run, packed, out.data());
+    pad(x + i * s.size(), image.data(), s, pitch, room);
+    all<W>(pixels, (const Word*)image.data(), offsets, 3, run, packed, out.data());
     pack(out.data(), packed.outputs, z + i * s.result(), s.outputs, down * across);
     moments.add(z + i * s.result(), s.result());
   }
@@ -185,66 +228,90 @@ static void forward(const I* x, T* z, T* y, const Layer& s, const float* kernel,
 }
 
 // The pixels of the input that lie `row` and `column` beyond a multiple of the stride see the same places of the kernel.
+template <typename W>
 struct Phase {
   Pixels pixels;
   std::vector<i64> offsets;
-  Packed packed;
+  Packed<W> packed;
 };
+
+// What `outer` multiplies: words of a channel's value at a pixel and, where they have room for it, at the pixel `step` values further on.
+static inline const float* pixel_words(const float* values, std::vector<float>&, i64, i64, i64) { return values; }
+static inline const float* pixel_words(const uint16_t* values, std::vector<float>& words, i64 rows, i64 length, i64 step) {
+  words.resize(rows * length);
+  for (i64 y = 0; y < rows; y++) {
+    typedef uint32_t Both __attribute__((may_alias));
+    const uint16_t* __restrict in = values + y * length;
+    Both* __restrict out = (Both*)(words.data() + y * length);
+    APART
+    for (i64 j = 0; j < length - step; j++) out[j] = uint32_t(in[j]) | uint32_t(in[j + step]) << 16;
+    for (i64 j = length - step; j < length; j++) out[j] = in[j];
+  }
+  return words.data();
+}
 
 template <typename I, typename T>
 static void backward(const I* x, const T* z, const T* dy, T* inner, I* dx, float* dkernel, const Layer& s, const float* kernel,
                      const i64* strides, const Norm& norm, float* dweight, float* dbias) {
+  typedef typename Factors<T>::Words W;
+  typedef typename W::Value Value;
   const NormBackward before(z, dy, inner, s.images * s.result(), norm, dweight, dbias);
-  const i64 run = 3 * s.inputs, wide = (s.width + 2) * s.inputs, down = s.down(), across = s.across(), pitch = padded(s.outputs);
-  const i64 high = (across + 2) * pitch, inputs = padded(s.inputs);
-  std::vector<Phase> phases;
+  const i64 run = 3 * s.inputs, wide = (s.width + 2) * s.inputs, down = s.down(), across = s.across(), vectors = padded(s.outputs);
+  const i64 pitch = vectors, high = (across + 2) * pitch, inputs = padded(s.inputs);  // of dz, in values
+  std::vector<Phase<W>> phases;
   for (i64 row = 0; dx && row < std::min(s.stride, s.height); row++)
     for (i64 column = 0; column < std::min(s.stride, s.width); column++) {
       std::vector<i64> offsets, places;
       for (i64 k = 0; k < 9; k++) {
         const i64 above = row + 1 - k / 3, left = column + 1 - k % 3;
         if (above % s.stride || left % s.stride) continue;
-        offsets.push_back((above / s.stride + 1) * high + (left / s.stride + 1) * pitch);
-        for (i64 n = 0; n < s.outputs; n++) places.push_back(k / 3 * strides[2] + k % 3 * strides[3] + n * strides[0]);
+        offsets.push_back(((above / s.stride + 1) * high + (left / s.stride + 1) * pitch) / W::DEPTH);
+        const i64 even = (s.outputs + W::DEPTH - 1) / W::DEPTH * W::DEPTH;
+        for (i64 n = 0; n < even; n++) places.push_back(n < s.outputs ? k / 3 * strides[2] + k % 3 * strides[3] + n * strides[0] : -1);
       }
-      const Packed packed(s.inputs, places, strides[1], kernel);
+      const Packed<W> packed(s.inputs, places, strides[1], kernel);
       Pixels pixels;
       for (i64 y = row; y < s.height; y += s.stride)
         for (i64 c = column; c < s.width; c += s.stride)
-          pixels.add(y / s.stride * high + c / s.stride * pitch, (y * s.width + c) * inputs);
+          pixels.add((y / s.stride * high + c / s.stride * pitch) / W::DEPTH, (y * s.width + c) * inputs);
       phases.push_back({pixels, offsets, packed});
     }
-  std::vector<float> image((s.height + 2) * wide), dense(across * s.outputs), dz((down + 2) * high), slope(3 * run * pitch);
-  std::vector<float> out(dx ? s.height * s.width * inputs : 0);
+  std::vector<Value> image((s.height + 2) * wide), dense(across * s.outputs), dz((down + 2) * high), room;
+  std::vector<float> image_words, dz_words, slope(3 * run * vectors), out(dx ? s.height * s.width * inputs : 0);
   for (i64 i = 0; i < s.images; i++) {
-    pad(x + i * s.size(), image.data(), s);
+    pad(x + i * s.size(), image.data(), s, s.inputs, room);
     for (i64 r = 0; r < down; r++) {
       const i64 at = i * s.result() + r * across * s.outputs;
-      float* to = dz.data() + (r + 1) * high + pitch;
+      Value* to = dz.data() + (r + 1) * high + pitch;
       before.finish(z + at, inner + at, pitch == s.outputs ? to : dense.data(), across * s.outputs);
-      for (i64 c = 0; pitch != s.outputs && c < across; c++) std::memcpy(to + c * pitch, dense.data() + c * s.outputs, 4 * s.outputs);
+      if (pitch != s.outputs) spread(dense.data(), to, across, s.outputs, pitch);
     }
-    for (i64 first = 0; first < pitch; first += 2 * LANES)
+    const float* left_words = pixel_words(image.data(), image_words, s.height + 2, wide, s.stride * s.inputs);
+    const float* right_words = pixel_words(dz.data(), dz_words, down + 2, high, pitch);
+    for (i64 first = 0; first < vectors; first += 2 * LANES)
       for (i64 k = 0; k < 3 * run; ) {
-        const float* from = image.data() + k / run * wide + k % run;
-        float* to = slope.data() + k * pitch + first;
+        const Word* from = left_words + k / run * wide + k % run;
+        float* to = slope.data() + k * vectors + first;
         const i64 left = run - k % run;
         const auto take = [&](auto function) {
-          function(from, s.stride * wide, s.stride * s.inputs, dz.data() + high + pitch + first, high, pitch, down, across, to, pitch);
+          function(from, s.stride * wide, W::DEPTH * s.stride * s.inputs, right_words + high + pitch + first, high, W::DEPTH * pitch, down,
+                   (across + W::DEPTH - 1) / W::DEPTH, to, vectors);
         };
-        const bool two = pitch - first > LANES;
-        if (left >= 12) take(two ? outer<12, 2> : outer<12, 1>), k += 12;
-        else if (left >= 6) take(two ? outer<6, 2> : outer<6, 1>), k += 6;
-        else take(two ? outer<3, 2> : outer<3, 1>), k += 3;
+        const bool two = vectors - first > LANES;
+        if (left >= 12) take(two ? outer<W, 12, 2> : outer<W, 12, 1>), k += 12;
+        else if (left >= 6) take(two ? outer<W, 6, 2> : outer<W, 6, 1>), k += 6;
+        else take(two ? outer<W, 3, 2> : outer<W, 3, 1>), k += 3;
       }
     if (!dx) continue;
-    for (const Phase& phase : phases)
-      all(phase.pixels, dz.data(), phase.offsets.data(), i64(phase.offsets.size()), s.outputs, phase.packed, out.data());
+    for (const Phase<W>& phase : phases) {
+      const i64 runs = i64(phase.offsets.size());
+      all<W>(phase.pixels, (const Word*)dz.data(), phase.offsets.data(), runs, (s.outputs + W::DEPTH - 1) / W::DEPTH, phase.packed, out.data());
+    }
     pack(out.data(), inputs, dx + i * s.size(), s.inputs, s.height * s.width);
   }
-  const std::vector<i64> places = s.places(strides);
+  const std::vector<i64> places = s.places(strides, s.inputs);
   for (i64 n = 0; n < s.outputs; n++)
-    for (i64 k = 0; k < 3 * run; k++) dkernel[n * strides[0] + places[k]] = slope[k * pitch + n];
+    for (i64 k = 0; k < 3 * run; k++) dkernel[n * strides[0] + places[k]] = slope[k * vectors + n];
 }
 
 #define FACE(name, I, T)                                                                                                                \
@@ -263,6 +330,7 @@ static void backward(const I* x, const T* z, const T* dy, T* inner, I* dx, float
     norm.lay_out();                                                                                                                     \
     backward<I, T>(x, z, dy, inner, dx, dkernel, s, kernel, strides, norm, slopes, slopes + s.outputs);                                 \
   }
+extern "C" i64 bfloat16_depth() { return Factors<uint16_t>::Words::DEPTH; }
 FACE(float32_float32, float, float)
 FACE(float32_bfloat16, float, uint16_t)
 FACE(bfloat16_bfloat16, uint16_t, uint16_t)
