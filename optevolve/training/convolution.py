@@ -1,9 +1,10 @@
 """3x3 convolution with the batch norm and swish that follow it, as one step of autograd: C++ for the CPU, compiled once and kept on disk.
 
-torch's convolutions are made for large layers: on 8x8 images two thirds of their time is overhead. Here an image at a time is copied into
-a padded buffer that stays in the cache, and the convolution, its two gradients, the sums that batch norm needs and the swish are computed
-around that buffer, in float32 whatever the images' type. A sum over the kernel's nine places is three runs of memory, so nothing is
-unfolded.
+torch's convolutions are made for large layers: on 8x8 images two thirds of their time is overhead, and on 32x32 images they reach half of
+what the processor can. Here an image at a time is copied into a padded buffer that stays in the cache, and the convolution, its two
+gradients, the sums that batch norm needs and the swish are computed around that buffer. A sum over the kernel's nine places is three runs
+of memory, so nothing is unfolded. Where the processor multiplies pairs of bfloat16 numbers (AVX512_BF16), what autocast would round to
+bfloat16 is multiplied in pairs, and summed in float32; elsewhere all is multiplied in float32.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from torch import Tensor, nn
 
 from optevolve.compile.kernel import shared_object
 from optevolve.training.chain import as_one_step
-from optevolve.training.elements import integers
+from optevolve.training.elements import has_tiles, integers
 from optevolve.training.norm_swish import NORM_SWISH, NormSwish, tile_length
 
-__all__ = ["ConvNormSwish", "available"]
+__all__ = ["ConvNormSwish", "available", "largest_image"]
 
-_LARGEST_IMAGE = 8 * 8  # pixels of the input. Larger layers are torch's: it multiplies in bfloat16, where this multiplies in float32
 _TEXT = (
     NORM_SWISH
     + r"""
 static inline i64 padded(i64 channels) { return (channels + LANES - 1) / LANES * LANES; }
 
 // Factors are words of 32 bits: a float, or two bfloat16 numbers whose products the processor adds at once. `DEPTH` is how many.
-typedef float Word __attribute__((may_alias));
+typedef float Word __attribute__((may_alias, aligned(2)));
+static inline i64 words(i64 values, i64 depth) { return (values + depth - 1) / depth; }
 struct Single {
   typedef float Value;
   static const i64 DEPTH = 1;
@@ -57,11 +58,13 @@ struct Factors<uint16_t> {
 };
 #endif
 
-// acc[r] += sum over the runs of from[r][offset + k] w[k]: R rows of P vectors; offsets and lengths in words.
+// acc[r] += sum over the runs of from[r][offset + k] w[k]: R rows of P vectors; a run is `length` words. Where a run of values ends within
+// a word, the weight of what comes after is zero.
 template <typename W, int R, int P>
-static inline void multiply(const Word* const* from, const i64* offsets, i64 runs, i64 length, const float* w, V (&acc)[R][P]) {
+static inline void multiply(const typename W::Value* const* from, const i64* offsets, i64 runs, i64 length, const float* w,
+                            V (&acc)[R][P]) {
   for (i64 t = 0; t < runs; t++) {
-    const Word* at[R];
+    const typename W::Value* at[R];
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) at[r] = from[r] + offsets[t];
     for (i64 k = 0; k < length; k++, w += P * LANES) {
@@ -70,7 +73,7 @@ static inline void multiply(const Word* const* from, const i64* offsets, i64 run
       for (int p = 0; p < P; p++) row[p] = *(const V*)(w + p * LANES);
 #pragma GCC unroll 16
       for (int r = 0; r < R; r++) {
-        const float word = at[r][k];
+        const float word = *(const Word*)(at[r] + k * W::DEPTH);
 #pragma GCC unroll 4
         for (int p = 0; p < P; p++) acc[r][p] = W::add(acc[r][p], word, row[p]);
       }
@@ -107,10 +110,10 @@ struct Pixels {
 };
 
 template <typename W, int R, int P>
-static void some(const Pixels& pixels, i64 first, const Word* image, const i64* offsets, i64 runs, i64 length, const float* w,
-                 float* out) {
+static void some(const Pixels& pixels, i64 first, const typename W::Value* image, const i64* offsets, i64 runs, i64 length,
+                 const float* w, float* out) {
   V acc[R][P] = {};
-  const Word* from[R];
+  const typename W::Value* from[R];
   for (int r = 0; r < R; r++) from[r] = image + pixels.from[first + r];
   multiply<W, R, P>(from, offsets, runs, length, w, acc);
 #pragma GCC unroll 16
@@ -119,15 +122,18 @@ static void some(const Pixels& pixels, i64 first, const Word* image, const i64* 
     for (int p = 0; p < P; p++) *(V*)(out + pixels.to[first + r] + p * LANES) = acc[r][p];
 }
 template <typename W, int P>
-static void panel(const Pixels& pixels, const Word* image, const i64* offsets, i64 runs, i64 length, const float* w, float* out) {
+static void panel(const Pixels& pixels, const typename W::Value* image, const i64* offsets, i64 runs, i64 length, const float* w,
+                  float* out) {
   i64 i = 0;
   for (const i64 count = i64(pixels.to.size()); i < count;)
-    if (i + 8 <= count) some<W, 8, P>(pixels, i, image, offsets, runs, length, w, out), i += 8;
+    if (LANES == 16 && i + 12 <= count) some<W, 12, P>(pixels, i, image, offsets, runs, length, w, out), i += 12;
+    else if (i + 8 <= count) some<W, 8, P>(pixels, i, image, offsets, runs, length, w, out), i += 8;
     else if (i + 4 <= count) some<W, 4, P>(pixels, i, image, offsets, runs, length, w, out), i += 4;
     else some<W, 1, P>(pixels, i, image, offsets, runs, length, w, out), i++;
 }
 template <typename W>
-static void all(const Pixels& pixels, const Word* image, const i64* offsets, i64 runs, i64 length, const Packed<W>& w, float* out) {
+static void all(const Pixels& pixels, const typename W::Value* image, const i64* offsets, i64 runs, i64 length, const Packed<W>& w,
+                float* out) {
   for (i64 first = 0; first < w.outputs; first += 2 * LANES) {
     const float* words = w.words.data() + first * w.rows;
     if (w.outputs - first > LANES) panel<W, 2>(pixels, image, offsets, runs, length, words, out + first);
@@ -165,41 +171,37 @@ struct Layer {
   i64 across() const { return (width - 1) / stride + 1; }
   i64 size() const { return height * width * inputs; }       // elements of an image
   i64 result() const { return down() * across() * outputs; }  // and of what becomes of it
-  // Where the first output's weights lie, in the order in which a pixel sees them, of pixels with room for `pitch` channels. `strides` are
-  // by output, input, row and column.
-  std::vector<i64> places(const i64* strides, i64 pitch) const {
+  // Where the first output's weights lie, in the order in which a pixel sees them, each row of the kernel filled up by -1 to a multiple
+  // of `depth`. `strides` are by output, input, row and column.
+  std::vector<i64> places(const i64* strides, i64 depth) const {
     std::vector<i64> found;
-    for (i64 k = 0; k < 9; k++)
-      for (i64 c = 0; c < pitch; c++) found.push_back(c < inputs ? k / 3 * strides[2] + k % 3 * strides[3] + c * strides[1] : -1);
+    for (i64 k = 0; k < 9; k++) {
+      for (i64 c = 0; c < inputs; c++) found.push_back(k / 3 * strides[2] + k % 3 * strides[3] + c * strides[1]);
+      while (k % 3 == 2 && i64(found.size()) % depth) found.push_back(-1);
+    }
     return found;
   }
 };
 
-// Rows of `count` channels, spread out so that `pitch` of the target lie between their beginnings.
-template <typename T>
-static void spread(const T* from, T* to, i64 pixels, i64 count, i64 pitch) {
-  for (i64 i = 0; i < pixels; i++, from += count, to += pitch)
-    for (i64 c = 0; c < count; c++) to[c] = from[c];
-}
 // An image between borders of `to`, which are zero and stay so.
 template <typename T, typename U>
-static void pad(const T* x, U* to, const Layer& s, i64 pitch, std::vector<U>& room) {
+static void pad(const T* x, U* to, const Layer& s) {
   const i64 line = s.width * s.inputs;
-  room.resize(line);
-  for (i64 y = 0; y < s.height; y++) {
-    U* row = to + ((y + 1) * (s.width + 2) + 1) * pitch;
-    U* dense = pitch == s.inputs ? row : room.data();
-    along(line, [&](auto lanes, i64 j) { lanes.put(dense + j, lanes.get(x + y * line + j)); });
-    if (dense != row) spread(dense, row, s.width, s.inputs, pitch);
+  for (i64 y = 0; y < s.height; y++, x += line) {
+    U* row = to + ((y + 1) * (s.width + 2) + 1) * s.inputs;
+    along(line, [&](auto lanes, i64 j) { lanes.put(row + j, lanes.get(x + j)); });
   }
 }
 template <typename T>
 static void pack(const float* from, i64 pitch, T* to, i64 channels, i64 pixels) {  // leaves out what fills up the vectors
-  if (pitch == channels) channels *= pixels, pixels = 1;
+  if (pitch == channels) channels *= pixels, pitch = padded(channels), pixels = 1;
   for (i64 i = 0; i < pixels; i++) {
     const float* __restrict in = from + i * pitch;
     T* __restrict out = to + i * channels;
-    along(channels, [&](auto lanes, i64 j) { lanes.put(out + j, lanes.get(in + j)); });
+    if (i * channels + pitch <= pixels * channels)  // the next pixel goes over what hangs over
+      for (i64 j = 0; j < channels; j += LANES) store(out + j, load(in + j));
+    else
+      along(channels, [&](auto lanes, i64 j) { lanes.put(out + j, lanes.get(in + j)); });
   }
 }
 
@@ -208,18 +210,18 @@ static void forward(const I* x, T* z, T* y, const Layer& s, const float* kernel,
                     float momentum, float* running_mean, float* running_variance) {
   typedef typename Factors<T>::Words W;
   typedef typename W::Value Value;
-  const i64 deep = (s.inputs + W::DEPTH - 1) / W::DEPTH, run = 3 * deep, wide = (s.width + 2) * deep, down = s.down(), across = s.across();
-  const i64 offsets[3] = {0, wide, 2 * wide}, pitch = deep * W::DEPTH;
-  const Packed<W> packed(s.outputs, s.places(strides, pitch), strides[0], kernel);
-  std::vector<Value> image((s.height + 2) * wide * W::DEPTH), room;
+  const i64 length = words(3 * s.inputs, W::DEPTH), wide = (s.width + 2) * s.inputs, down = s.down(), across = s.across();
+  const i64 offsets[3] = {0, wide, 2 * wide};
+  const Packed<W> packed(s.outputs, s.places(strides, W::DEPTH), strides[0], kernel);
+  std::vector<Value> image((s.height + 2) * wide + W::DEPTH);  // the last run may end within a word
   std::vector<float> out(down * across * packed.outputs);
   Pixels pixels;
   for (i64 r = 0; r < down; r++)
-    for (i64 c = 0; c < across; c++) pixels.add(r * s.stride * wide + c * s.stride * deep, (r * across + c) * packed.outputs);
+    for (i64 c = 0; c < across; c++) pixels.add(r * s.stride * wide + c * s.stride * s.inputs, (r * across + c) * packed.outputs);
   Moments moments(s.outputs, norm.length);
   for (i64 i = 0; i < s.images; i++) {
-    pad(x + i * s.size(), image.data(), s, pitch, room);
-    all<W>(pixels, (const Word*)image.data(), offsets, 3, run, packed, out.data());
+    pad(x + i * s.size(), image.data(), s);
+    all<W>(pixels, image.data(), offsets, 3, length, packed, out.data());
     pack(out.data(), packed.outputs, z + i * s.result(), s.outputs, down * across);
     moments.add(z + i * s.result(), s.result());
   }
@@ -256,8 +258,8 @@ static void backward(const I* x, const T* z, const T* dy, T* inner, I* dx, float
   typedef typename Factors<T>::Words W;
   typedef typename W::Value Value;
   const NormBackward before(z, dy, inner, s.images * s.result(), norm, dweight, dbias);
-  const i64 run = 3 * s.inputs, wide = (s.width + 2) * s.inputs, down = s.down(), across = s.across(), vectors = padded(s.outputs);
-  const i64 pitch = vectors, high = (across + 2) * pitch, inputs = padded(s.inputs);  // of dz, in values
+  const i64 run = 3 * s.inputs, wide = (s.width + 2) * s.inputs, down = s.down(), across = s.across(), pitch = padded(s.outputs);
+  const i64 high = (across + 2) * pitch, inputs = padded(s.inputs), length = words(s.outputs, W::DEPTH);
   std::vector<Phase<W>> phases;
   for (i64 row = 0; dx && row < std::min(s.stride, s.height); row++)
     for (i64 column = 0; column < std::min(s.stride, s.width); column++) {
@@ -265,53 +267,52 @@ static void backward(const I* x, const T* z, const T* dy, T* inner, I* dx, float
       for (i64 k = 0; k < 9; k++) {
         const i64 above = row + 1 - k / 3, left = column + 1 - k % 3;
         if (above % s.stride || left % s.stride) continue;
-        offsets.push_back(((above / s.stride + 1) * high + (left / s.stride + 1) * pitch) / W::DEPTH);
-        const i64 even = (s.outputs + W::DEPTH - 1) / W::DEPTH * W::DEPTH;
-        for (i64 n = 0; n < even; n++) places.push_back(n < s.outputs ? k / 3 * strides[2] + k % 3 * strides[3] + n * strides[0] : -1);
+        offsets.push_back((above / s.stride + 1) * high + (left / s.stride + 1) * pitch);
+        for (i64 n = 0; n < length * W::DEPTH; n++)
+          places.push_back(n < s.outputs ? k / 3 * strides[2] + k % 3 * strides[3] + n * strides[0] : -1);
       }
       const Packed<W> packed(s.inputs, places, strides[1], kernel);
       Pixels pixels;
       for (i64 y = row; y < s.height; y += s.stride)
         for (i64 c = column; c < s.width; c += s.stride)
-          pixels.add((y / s.stride * high + c / s.stride * pitch) / W::DEPTH, (y * s.width + c) * inputs);
+          pixels.add(y / s.stride * high + c / s.stride * pitch, (y * s.width + c) * inputs);
       phases.push_back({pixels, offsets, packed});
     }
-  std::vector<Value> image((s.height + 2) * wide), dense(across * s.outputs), dz((down + 2) * high), room;
-  std::vector<float> image_words, dz_words, slope(3 * run * vectors), out(dx ? s.height * s.width * inputs : 0);
+  std::vector<Value> image((s.height + 2) * wide), dense(across * s.outputs + LANES), dz((down + 2) * high);
+  std::vector<float> image_words, dz_words, slope(3 * run * pitch), out(dx ? s.height * s.width * inputs : 0);
   for (i64 i = 0; i < s.images; i++) {
-    pad(x + i * s.size(), image.data(), s, s.inputs, room);
+    pad(x + i * s.size(), image.data(), s);
     for (i64 r = 0; r < down; r++) {
       const i64 at = i * s.result() + r * across * s.outputs;
       Value* to = dz.data() + (r + 1) * high + pitch;
       before.finish(z + at, inner + at, pitch == s.outputs ? to : dense.data(), across * s.outputs);
-      if (pitch != s.outputs) spread(dense.data(), to, across, s.outputs, pitch);
+      for (i64 c = 0; pitch != s.outputs && c < across; c++)  // what hangs over is multiplied by zeros, or goes nowhere
+        for (i64 j = 0; j < pitch; j += LANES) std::copy_n(dense.data() + c * s.outputs + j, LANES, to + c * pitch + j);
     }
-    const float* left_words = pixel_words(image.data(), image_words, s.height + 2, wide, s.stride * s.inputs);
-    const float* right_words = pixel_words(dz.data(), dz_words, down + 2, high, pitch);
-    for (i64 first = 0; first < vectors; first += 2 * LANES)
+    const float* columns = pixel_words(image.data(), image_words, s.height + 2, wide, s.stride * s.inputs);
+    const float* rows = pixel_words(dz.data(), dz_words, down + 2, high, pitch);
+    for (i64 first = 0; first < pitch; first += 2 * LANES)
       for (i64 k = 0; k < 3 * run; ) {
-        const Word* from = left_words + k / run * wide + k % run;
-        float* to = slope.data() + k * vectors + first;
+        const Word* from = columns + k / run * wide + k % run;
+        float* to = slope.data() + k * pitch + first;
         const i64 left = run - k % run;
         const auto take = [&](auto function) {
-          function(from, s.stride * wide, W::DEPTH * s.stride * s.inputs, right_words + high + pitch + first, high, W::DEPTH * pitch, down,
-                   (across + W::DEPTH - 1) / W::DEPTH, to, vectors);
+          function(from, s.stride * wide, W::DEPTH * s.stride * s.inputs, rows + high + pitch + first, high, W::DEPTH * pitch, down,
+                   words(across, W::DEPTH), to, pitch);
         };
-        const bool two = vectors - first > LANES;
+        const bool two = pitch - first > LANES;
         if (left >= 12) take(two ? outer<W, 12, 2> : outer<W, 12, 1>), k += 12;
-        else if (left >= 6) take(two ? outer<W, 6, 2> : outer<W, 6, 1>), k += 6;
+        else if (left >= 9) take(two ? outer<W, 9, 2> : outer<W, 9, 1>), k += 9;
         else take(two ? outer<W, 3, 2> : outer<W, 3, 1>), k += 3;
       }
     if (!dx) continue;
-    for (const Phase<W>& phase : phases) {
-      const i64 runs = i64(phase.offsets.size());
-      all<W>(phase.pixels, (const Word*)dz.data(), phase.offsets.data(), runs, (s.outputs + W::DEPTH - 1) / W::DEPTH, phase.packed, out.data());
-    }
+    for (const Phase<W>& phase : phases)
+      all<W>(phase.pixels, dz.data(), phase.offsets.data(), i64(phase.offsets.size()), length, phase.packed, out.data());
     pack(out.data(), inputs, dx + i * s.size(), s.inputs, s.height * s.width);
   }
-  const std::vector<i64> places = s.places(strides, s.inputs);
+  const std::vector<i64> places = s.places(strides, 1);
   for (i64 n = 0; n < s.outputs; n++)
-    for (i64 k = 0; k < 3 * run; k++) dkernel[n * strides[0] + places[k]] = slope[k * vectors + n];
+    for (i64 k = 0; k < 3 * run; k++) dkernel[n * strides[0] + places[k]] = slope[k * pitch + n];
 }
 
 #define FACE(name, I, T)                                                                                                                \
@@ -330,7 +331,6 @@ static void backward(const I* x, const T* z, const T* dy, T* inner, I* dx, float
     norm.lay_out();                                                                                                                     \
     backward<I, T>(x, z, dy, inner, dx, dkernel, s, kernel, strides, norm, slopes, slopes + s.outputs);                                 \
   }
-extern "C" i64 bfloat16_depth() { return Factors<uint16_t>::Words::DEPTH; }
 FACE(float32_float32, float, float)
 FACE(float32_bfloat16, float, uint16_t)
 FACE(bfloat16_bfloat16, uint16_t, uint16_t)
@@ -363,10 +363,27 @@ def available() -> bool:
     return bool(_kernels())
 
 
+@cache
+def largest_image(dtype: torch.dtype) -> int:
+    """Pixels of the largest image that these kernels convolve faster than torch's do, by the type that it is multiplied in.
+
+    Measured up to 64x64 with AVX-512. Without it torch is faster on 32x32; with AMX, which multiplies bfloat16 in tiles, it should be, but
+    no such processor was at hand.
+    """
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512" and not (dtype == torch.bfloat16 and has_tiles())
+    return 64 * 64 if wide else 8 * 8
+
+
+def _multiplied(x: Tensor) -> torch.dtype:
+    """The type that a convolution multiplies an input in, which is that of its output."""
+    return torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype
+
+
 class ConvNormSwish(nn.Module):
     """`Conv2d`, `BatchNorm2d` and `SiLU` as one module, with the parameters and running moments of the two.
 
-    In training on the CPU, small images in float32 or bfloat16 go through the kernels; whatever else goes through torch's own convolution.
+    In training on the CPU, images up to `largest_image` in float32 or bfloat16 go through the kernels; whatever else goes through torch's
+    own convolution.
 
     Args:
         convolution: see `fits`.
@@ -401,7 +418,7 @@ class ConvNormSwish(nn.Module):
     def takes(self, x: Tensor) -> bool:
         """See `Link`."""
         known = x.device.type == "cpu" and x.dim() == 4 and x.dtype in (torch.float32, torch.bfloat16) and len(x) > 1
-        return self.training and known and x.shape[2] * x.shape[3] <= _LARGEST_IMAGE
+        return self.training and known and x.shape[2] * x.shape[3] <= largest_image(_multiplied(x))
 
     def run(self, x: Tensor) -> tuple[Tensor, Any]:
         """See `Link`."""
@@ -411,7 +428,7 @@ class ConvNormSwish(nn.Module):
         images, inputs, height, width = x.shape
         outputs = len(kernel)
         shape = integers(images, height, width, inputs, outputs, stride)
-        dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype
+        dtype = _multiplied(x)
         result = (images, outputs, (height - 1) // stride + 1, (width - 1) // stride + 1)
         z = torch.empty(result, dtype=dtype, memory_format=torch.channels_last)
         y, moments = torch.empty_like(z), torch.empty(2, outputs)

@@ -6,13 +6,18 @@ import ctypes
 from functools import cache
 from pathlib import Path
 
-__all__ = ["ELEMENTS", "has_bfloat16", "integers"]
+__all__ = ["ELEMENTS", "has_bfloat16", "has_tiles", "integers"]
 
 
 @cache
 def has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 itself (AVX512_BF16 or AMX); emulated, it would be slower than float32."""
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_processor_flags())
+
+
+def has_tiles() -> bool:
+    """Whether the processor multiplies bfloat16 in tiles (AMX)."""
+    return "amx_bf16" in _processor_flags()
 
 
 @cache

@@ -1,9 +1,12 @@
 """Convolution, batch norm and swish as one module: the same numbers as the three, up to rounding, and only where it fits."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
 
+from optevolve.training import convolution
 from optevolve.training.convolution import ConvNormSwish, available
 from optevolve.training.norm_swish import NormSwish
 
@@ -23,7 +26,7 @@ def layers(inputs: int, outputs: int, stride: int) -> tuple[nn.Sequential, ConvN
 
 @needs_compiler
 @pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("shape", [(6, 1, 8, 8), (4, 16, 8, 8), (3, 5, 7, 4), (2, 3, 1, 2), (3, 2, 9, 9)])
+@pytest.mark.parametrize("shape", [(6, 1, 8, 8), (4, 16, 8, 8), (3, 5, 7, 4), (2, 3, 1, 2), (3, 2, 9, 9), (2, 3, 32, 32)])
 def test_one_module_is_the_three_layers(shape: tuple[int, ...], stride: int) -> None:
     plain, fused = layers(shape[1], 6, stride)
     x = torch.randn(shape)
@@ -58,6 +61,52 @@ def test_under_autocast_it_computes_in_bfloat16(dtype: torch.dtype) -> None:
         torch.testing.assert_close(found, expected, rtol=0.05, atol=0.03 * float(expected.detach().float().abs().max()))
     assert fused.convolution.weight.grad is not None
     assert fused.convolution.weight.grad.dtype == torch.float32
+
+
+@pytest.fixture(params=["the processor's", "none"])
+def bfloat16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The kernels with the bfloat16 arithmetic that the processor has, and without."""
+    if request.param == "none":
+        monkeypatch.setattr(convolution, "_TEXT", convolution._TEXT.replace("#define ROUNDS_BFLOAT16\n", ""))
+    convolution._kernels.cache_clear()
+    yield
+    convolution._kernels.cache_clear()
+
+
+@needs_compiler
+@pytest.mark.usefixtures("bfloat16")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("shape", "outputs", "stride"),
+    [
+        ((6, 1, 8, 8), 6, 1),
+        ((3, 5, 7, 4), 7, 3),
+        ((3, 2, 9, 9), 40, 2),
+        ((4, 3, 32, 32), 8, 1),
+        ((4, 8, 16, 16), 64, 2),
+        ((4, 33, 15, 15), 17, 1),
+        ((4, 33, 15, 15), 17, 2),
+    ],
+)
+def test_bfloat16_is_float32_up_to_its_rounding(shape: tuple[int, ...], outputs: int, stride: int, dtype: torch.dtype) -> None:
+    plain, fused = layers(shape[1], outputs, stride)
+    for module in (plain[0], fused.convolution):
+        assert isinstance(module, nn.Conv2d)
+        module.weight.data = module.weight.data.bfloat16().float()  # so that both multiply the same numbers
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    inputs = [x.float().requires_grad_(), x.to(dtype).requires_grad_()]
+    expected = plain(inputs[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fused(inputs[1])
+    gradient = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2)).bfloat16()
+    expected.backward(gradient.float())
+    found.backward(gradient)
+    pairs = [(expected, found), (inputs[0].grad, inputs[1].grad), (plain[0].weight.grad, fused.convolution.weight.grad)]
+    pairs += [(plain[1].weight.grad, fused.norm.weight.grad), (plain[1].bias.grad, fused.norm.bias.grad)]
+    for one, other in pairs:
+        assert one is not None
+        assert other is not None
+        torch.testing.assert_close(other.float(), one, rtol=0, atol=2**-7 * float(one.detach().abs().max()))
 
 
 @needs_compiler
