@@ -86,21 +86,19 @@ static inline void multiply(const typename W::Value* const* from, const i64* off
 template <typename W>
 struct Packed {
   i64 outputs, rows;  // outputs rounded up to whole vectors; words in each
-  std::vector<float> words;
+  std::vector<typename W::Value> values;
   Packed(i64 channels, const std::vector<i64>& places, i64 step, const float* kernel)
-      : outputs(padded(channels)), rows(i64(places.size()) / W::DEPTH), words(outputs * rows) {
-    float* to = words.data();
+      : outputs(padded(channels)), rows(i64(places.size()) / W::DEPTH), values(outputs * i64(places.size())) {
+    typename W::Value* to = values.data();
     for (i64 first = 0; first < outputs; first += 2 * LANES) {
       const i64 end = std::min(first + 2 * LANES, outputs), known = std::min(end, channels);
-      for (i64 row = 0; row < rows; row++) {
-        typename W::Value* values = (typename W::Value*)to;
+      for (i64 row = 0; row < rows; row++, to += (end - first) * W::DEPTH)  // zeros where no output is
         for (i64 n = first; n < known; n++)
-          for (i64 d = 0; d < W::DEPTH; d++, values++)
-            if (const i64 place = places[row * W::DEPTH + d]; place >= 0) write(*values, kernel[place + n * step]);
-        to += end - first;  // zeros where no output is
-      }
+          for (i64 d = 0; d < W::DEPTH; d++)
+            if (const i64 place = places[row * W::DEPTH + d]; place >= 0) write(to[(n - first) * W::DEPTH + d], kernel[place + n * step]);
     }
   }
+  const float* panel(i64 first) const { return (const float*)values.data() + first * rows; }
 };
 
 // Pixels whose sums are to be taken: where in the padded image each begins to see it, and where its sum goes.
@@ -135,9 +133,8 @@ template <typename W>
 static void all(const Pixels& pixels, const typename W::Value* image, const i64* offsets, i64 runs, i64 length, const Packed<W>& w,
                 float* out) {
   for (i64 first = 0; first < w.outputs; first += 2 * LANES) {
-    const float* words = w.words.data() + first * w.rows;
-    if (w.outputs - first > LANES) panel<W, 2>(pixels, image, offsets, runs, length, words, out + first);
-    else panel<W, 1>(pixels, image, offsets, runs, length, words, out + first);
+    if (w.outputs - first > LANES) panel<W, 2>(pixels, image, offsets, runs, length, w.panel(first), out + first);
+    else panel<W, 1>(pixels, image, offsets, runs, length, w.panel(first), out + first);
   }
 }
 
