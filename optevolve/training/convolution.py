@@ -1,10 +1,10 @@
 """3x3 convolution with the batch norm and swish that follow it, as one step of autograd: C++ for the CPU, compiled once and kept on disk.
 
 torch's convolutions are made for large layers: on 8x8 images two thirds of their time is overhead, and on 32x32 images they reach half of
-what the processor can (benchmarks/convolutions.py). Here an image at a time is copied into a padded buffer that stays in the cache, and the convolution, its two
-gradients, the sums that batch norm needs and the swish are computed around that buffer. A sum over the kernel's nine places is three runs
-of memory, so nothing is unfolded. Where the processor multiplies pairs of bfloat16 numbers (AVX512_BF16), what autocast would round to
-bfloat16 is multiplied in pairs, and summed in float32; elsewhere all is multiplied in float32.
+what the processor can (benchmarks/convolutions.py). Here an image at a time is copied into a padded buffer that stays in the cache, and the
+convolution, its two gradients, the sums that batch norm needs and the swish are computed around that buffer. A sum over the kernel's nine
+places is three runs of memory, so nothing is unfolded. Where the processor multiplies pairs of bfloat16 numbers (AVX512_BF16), what
+autocast would round to bfloat16 is multiplied in pairs, and summed in float32; elsewhere all is multiplied in float32.
 """
 
 from __future__ import annotations
@@ -364,8 +364,8 @@ def available() -> bool:
 def largest_image(dtype: torch.dtype) -> int:
     """Pixels of the largest image that these kernels convolve faster than torch's do, by the type that it is multiplied in.
 
-    Measured up to 64x64 with AVX-512. Without it torch is faster from 16x16 on; with AMX, which multiplies bfloat16 in tiles, it should be, but
-    no such processor was at hand.
+    Measured up to 64x64 with AVX-512. Without it torch is faster from 16x16 on; with AMX, which multiplies bfloat16 in tiles, it should
+    be, but no such processor was at hand.
     """
     wide = torch.backends.cpu.get_cpu_capability() == "AVX512" and not (dtype == torch.bfloat16 and has_tiles())
     return 64 * 64 if wide else 8 * 8
