@@ -244,7 +244,7 @@ static inline const float* pixel_words(const uint16_t* values, std::vector<float
     Both* __restrict out = (Both*)(words.data() + y * length);
     APART
     for (i64 j = 0; j < length - step; j++) out[j] = uint32_t(in[j]) | uint32_t(in[j + step]) << 16;
-    for (i64 j = length - step; j < length; j++) out[j] = in[j];
+    for (i64 j = std::max(length - step, i64(0)); j < length; j++) out[j] = in[j];
   }
   return words.data();
 }
@@ -328,6 +328,7 @@ static void backward(const I* x, const T* z, const T* dy, T* inner, I* dx, float
     norm.lay_out();                                                                                                                     \
     backward<I, T>(x, z, dy, inner, dx, dkernel, s, kernel, strides, norm, slopes, slopes + s.outputs);                                 \
   }
+extern "C" i64 bfloat16_depth() { return Factors<uint16_t>::Words::DEPTH; }
 FACE(float32_float32, float, float)
 FACE(float32_bfloat16, float, uint16_t)
 FACE(bfloat16_bfloat16, uint16_t, uint16_t)
@@ -336,12 +337,18 @@ FACE(bfloat16_bfloat16, uint16_t, uint16_t)
 
 
 @cache
+def _library() -> ctypes.CDLL | None:
+    """The compiled kernels; None without a compiler."""
+    path = shared_object(_TEXT)
+    return None if path is None else ctypes.CDLL(str(path))
+
+
+@cache
 def _kernels() -> dict[tuple[str, torch.dtype, torch.dtype], Callable[..., None]]:
     """The two passes by the types of input and output; empty without a compiler."""
-    path = shared_object(_TEXT)
-    if path is None:
+    library = _library()
+    if library is None:
         return {}
-    library = ctypes.CDLL(str(path))
     pointer, integer, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
     kernels: dict[tuple[str, torch.dtype, torch.dtype], Callable[..., None]] = {}
     for inputs, outputs in ((torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16)):
@@ -364,10 +371,13 @@ def available() -> bool:
 def largest_image(dtype: torch.dtype) -> int:
     """Pixels of the largest image that these kernels convolve faster than torch's do, by the type that it is multiplied in.
 
-    Measured up to 64x64 with AVX-512. Without it torch is faster from 16x16 on; with AMX, which multiplies bfloat16 in tiles, it should
-    be, but no such processor was at hand.
+    Measured up to 64x64 with AVX-512. Without it torch is faster from 16x16 on. So it should be in bfloat16 where it has tiles (AMX), which
+    no processor at hand had, and where the compiler knows no products of pairs.
     """
-    wide = torch.backends.cpu.get_cpu_capability() == "AVX512" and not (dtype == torch.bfloat16 and has_tiles())
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    library = _library()
+    if dtype == torch.bfloat16:
+        wide &= library is not None and library.bfloat16_depth() == 2 and not has_tiles()
     return 64 * 64 if wide else 8 * 8
 
 
