@@ -8,6 +8,7 @@ large matrix product reaches. It says from which images on `optevolve.training.c
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from unittest.mock import patch
@@ -55,6 +56,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--precision", choices=["float32", "bf16"], default="bf16")
     options = parser.parse_args()
+    if not convolution.available():
+        sys.exit("There are no kernels to measure without a C++ compiler. Install g++ or clang, or name one in CXX.")
     torch.set_num_threads(1)  # as the workers of a search do
     keep_freed_memory()
     torch.set_flush_denormal(True)

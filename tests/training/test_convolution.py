@@ -1,6 +1,7 @@
 """Convolution, batch norm and swish as one module: the same numbers as the three, up to rounding, and only where it fits."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -130,3 +131,25 @@ def test_other_convolutions_do_not_fit(options: dict[str, object]) -> None:
     assert ConvNormSwish.fits(nn.Conv2d(4, 4, 3, padding=1, bias=False))
     assert not ConvNormSwish.fits(nn.Conv2d(4, 4, 3, **{"padding": 1, "bias": False, **options}))  # type: ignore[arg-type]
     assert not ConvNormSwish.fits(nn.Conv2d(4, 4, 5, padding=1, bias=False))
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("capability", "tiles", "pairs", "expected"),
+    [
+        ("AVX512", False, 2, (64 * 64, 64 * 64)),
+        ("AVX512", True, 2, (64 * 64, 8 * 8)),
+        ("AVX512", False, 1, (64 * 64, 8 * 8)),
+        ("AVX2", False, 1, (8 * 8, 8 * 8)),
+    ],
+)
+def test_what_torch_does_faster_stays_torchs(
+    monkeypatch: pytest.MonkeyPatch, capability: str, tiles: bool, pairs: int, expected: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(convolution, "has_tiles", lambda: tiles)
+    monkeypatch.setattr(convolution, "_library", lambda: SimpleNamespace(bfloat16_depth=lambda: pairs))
+    convolution.largest_image.cache_clear()
+    found = tuple(map(convolution.largest_image, (torch.float32, torch.bfloat16)))
+    convolution.largest_image.cache_clear()
+    assert found == expected
