@@ -73,7 +73,7 @@ def main() -> None:
         conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False).to(memory_format=torch.channels_last)
         layer = ConvNormSwish(conv, NormSwish(nn.BatchNorm2d(outputs)))
         for name, limit in (("torch's", 0), ("ours", side * side)):
-            with patch.object(convolution, "largest_image", lambda _, limit=limit: limit):
+            with patch.object(convolution, "largest_image", lambda *_, limit=limit: limit):
                 forward, back, y = passes(layer, x, engine)
             work = 2 * 9 * inputs * y.numel() / 1e9
             directions = 1 + x.requires_grad

@@ -81,6 +81,8 @@ class Protocol:
             the end of each trial by one half of the validation split; a fitness on validation data is then of the other half.
         batch_share: share of the examples of the task's training batches that a step takes, at least eight: short runs get further by
             more and smaller steps at the same cost.
+        resolution_share: share of the edge of the task's images at which models are trained and judged, where the task has an option
+            `resolution`: half of it is a quarter of the pixels, and rules rank on small images much as on large ones.
         trial_steps: length of a trial.
         full_steps: length of the full run at the best learning rate.
         trial_schedule: "cut": a trial is the first steps of the full run's schedule and decays (the authors': wholly inside warm-up);
@@ -131,6 +133,7 @@ class Protocol:
     rate_slack: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     weight_decays: Annotated[tuple[WeightDecay, ...], Len(1)] = (0.0,)
     batch_share: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    resolution_share: Annotated[float, Interval(gt=0, le=1)] = 1.0
 
 
 # At most an eighth of what the paper's 13,600 steps take on its ConvNet at width 8, where a step of a quarter of a batch takes a third.

@@ -16,7 +16,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, ClassVar, cast
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -36,11 +36,11 @@ __all__ = [
     "Rebatched",
     "SparseGradients",
     "Wrapper",
-    "with_batch_share",
+    "around",
+    "batch_option",
+    "inside",
     "with_batch_size",
 ]
-
-_FEWEST = 8  # examples of a batch below which a share of it is not taken: batch norm needs some
 
 
 @dataclass(frozen=True)
@@ -209,51 +209,29 @@ def with_batch_size(task: Task, size: int) -> Task:
     Raises:
         TaskError: if `size` is below 1, or the task is a function without examples.
     """
-    inner = _inside(task)
-    if _batch_option(inner) is None:
+    inner = inside(task)
+    if batch_option(inner) is None:
         return Rebatched(task, size)
     changed = replace(inner, batch_size=size)  # type: ignore[call-arg]  # a field of the subclass, as just seen
-    return _around(task, inner, changed)
+    return around(task, inner, changed)
 
 
-def with_batch_share(task: Task, share: float) -> Task:
-    """The task with training batches of a share of their examples, at least eight of them where there are so many.
-
-    A task is left as it is if it is a function without examples, or if its batches are nothing that can be put together anew.
-
-    Args:
-        task: any.
-        share: above 0, at most 1.
-    """
-    if share == 1 or not task.has_examples:
-        return task
-    size = _batch_option(_inside(task))
-    if size == 0:  # a whole pass, in some tasks
-        return task
-    if size is None:
-        first: Any = next(iter(task.batches(Split.TRAIN, 0)), None)
-        if not isinstance(first, Batch) or not all(isinstance(part, Tensor) and part.dim() for part in cast(tuple[Any, ...], first)):
-            return task
-        size = len(first.y)
-    return with_batch_size(task, max(min(size, _FEWEST), round(size * share)))
-
-
-def _inside(task: Task) -> Task:
+def inside(task: Task) -> Task:
     """The task inside the wrappers that leave its batches as large as they are."""
     while isinstance(task, Wrapper) and not isinstance(task, Rebatched):
         task = task.task
     return task
 
 
-def _batch_option(task: Task) -> int | None:
+def batch_option(task: Task) -> int | None:
     """The task's own option `batch_size`; None if it has none."""
     own = any(field.name == "batch_size" and field.init for field in fields(task))
     return int(task.batch_size or 0) if own else None  # type: ignore[attr-defined]  # a field of the subclass, as just seen
 
 
-def _around(task: Task, inner: Task, changed: Task) -> Task:
+def around(task: Task, inner: Task, changed: Task) -> Task:
     """The task with `changed` in the place of `inner`."""
-    return changed if task is inner or not isinstance(task, Wrapper) else replace(task, task=_around(task.task, inner, changed))
+    return changed if task is inner or not isinstance(task, Wrapper) else replace(task, task=around(task.task, inner, changed))
 
 
 def _by_number(kind: type[Wrapper]) -> Callable[[Task, str], Task]:

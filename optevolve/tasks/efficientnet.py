@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from optevolve.errors import DataError, TaskError
 from optevolve.tasks.image_sets import CALTECH101, CARS196, CIFAR10, CIFAR100, FLOWERS102, TINYIMAGENET, ImageSet
-from optevolve.tasks.vision import ImageTask
+from optevolve.tasks.vision import ImageTask, ScalableImageTask
 
 __all__ = [
     "Caltech101EffNet",
@@ -56,7 +56,7 @@ class EffNetTask(ImageTask):
 
 
 @dataclass(frozen=True)
-class FineTunedEffNetTask(ImageTask):
+class FineTunedEffNetTask(ScalableImageTask):
     """EfficientNetV2-S fine-tuned: weights from ImageNet, a new last layer, all of it trained.
 
     Options:
@@ -68,6 +68,8 @@ class FineTunedEffNetTask(ImageTask):
     Source: method section 6.
     """
 
+    least_resolution: ClassVar[int] = 32
+
     augment: bool = True
     batch_size: int = 64
     network: str = "tf_efficientnetv2_s.in1k"
@@ -78,11 +80,6 @@ class FineTunedEffNetTask(ImageTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_dropout(self.dropout)
-        if self.resolution < 32:
-            raise TaskError(f"Option 'resolution' of task {type(self).__name__} is at least 32; found {self.resolution}.")
-
-    def resized(self) -> int | None:
-        return self.resolution
 
     def model(self) -> nn.Module:
         classes = self.image_set.classes

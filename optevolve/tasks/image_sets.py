@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["CALTECH101", "CARS196", "CIFAR10", "CIFAR100", "EUROSAT", "FLOWERS102", "PATHMNIST", "TINYIMAGENET", "ImageSet"]
+__all__ = ["CALTECH101", "CARS196", "CIFAR10", "CIFAR100", "EUROSAT", "FLOWERS102", "PATHMNIST", "TINYIMAGENET", "Colour", "ImageSet"]
 
 Colour: TypeAlias = tuple[float, float, float]
 

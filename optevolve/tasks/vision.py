@@ -5,6 +5,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from optevolve.tasks.augment import crop_and_flip, cutout
 from optevolve.tasks.base import Batch, NumberedBatch
 from optevolve.tasks.classification import Classification, digits_splits, in_memory_batches
 from optevolve.tasks.data import Images, images
-from optevolve.tasks.image_sets import CIFAR10, CIFAR100, EUROSAT, PATHMNIST, ImageSet
+from optevolve.tasks.image_sets import CIFAR10, CIFAR100, EUROSAT, PATHMNIST, Colour, ImageSet
 from optevolve.tasks.networks import ConvNet, ResNet
 from optevolve.tasks.transformers import VisionTransformer
 
@@ -30,6 +31,7 @@ __all__ = [
     "EurosatConvNet",
     "ImageTask",
     "PathmnistConvNet",
+    "ScalableImageTask",
 ]
 
 
@@ -55,6 +57,12 @@ class Digits(Classification):
 
     def batches(self, split: Split, seed: int) -> Iterator[Batch]:
         return in_memory_batches(*digits_splits()[split], split, seed, self.batch_size)
+
+
+@lru_cache(maxsize=32)
+def _repeated(colour: Colour, pixels: int) -> Tensor:
+    """The three numbers as often as an image has pixels, shape (3 * pixels,): torch is five times as slow along one of three channels."""
+    return torch.tensor(colour).repeat(pixels)
 
 
 @dataclass(frozen=True)
@@ -88,8 +96,7 @@ class ImageTask(Classification):
     def normalised(self, pixels: Tensor) -> Tensor:
         """Bytes, shape (n, height, width, 3), as floats of mean 0 and deviation 1 or about, shape (n, 3, height, width), channels last."""
         height, width = pixels.shape[1:3]
-        mean, deviation = (torch.tensor(row).repeat(height * width) for row in (self.image_set.mean, self.image_set.deviation))
-        # A row of an image's length, since torch is five times as slow along one of three channels.
+        mean, deviation = (_repeated(colour, height * width) for colour in (self.image_set.mean, self.image_set.deviation))
         return pixels.flatten(1).float().sub_(mean).div_(deviation).view(-1, height, width, 3).permute(0, 3, 1, 2)
 
     def batches(self, split: Split, seed: int) -> Iterator[Batch]:
@@ -128,7 +135,25 @@ class ImageTask(Classification):
 
 
 @dataclass(frozen=True)
-class ConvNetTask(ImageTask):
+class ScalableImageTask(ImageTask):
+    """Images scaled to `resolution` pixels along an edge, for models that take any; by default as they are in the set."""
+
+    least_resolution: ClassVar[int] = 8
+
+    resolution: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resolution < self.least_resolution:
+            name, least = type(self).__name__, self.least_resolution
+            raise TaskError(f"Option 'resolution' of task {name} is at least {least}; found {self.resolution}.")
+
+    def resized(self) -> int | None:
+        return None if self.resolution == self.image_set.size else self.resolution
+
+
+@dataclass(frozen=True)
+class ConvNetTask(ScalableImageTask):
     """The method's ConvNet of `width`, 2·`width` and 4·`width` channels."""
 
     floors: ClassVar[tuple[float, float] | None] = (0.25, 0.40)
@@ -170,6 +195,8 @@ class EurosatConvNet(ConvNetTask):
     budget: ClassVar[str] = "94,762 parameters; 2,000 to 5,000 steps of 128 images (16 to 40 passes)"
     image_set: ClassVar[ImageSet] = EUROSAT
 
+    resolution: int = 64
+
 
 @dataclass(frozen=True)
 class PathmnistConvNet(ConvNetTask):
@@ -179,9 +206,11 @@ class PathmnistConvNet(ConvNetTask):
     budget: ClassVar[str] = "94,633 parameters; 3,000 to 7,000 steps of 128 images (4 to 10 passes)"
     image_set: ClassVar[ImageSet] = PATHMNIST
 
+    resolution: int = 28
+
 
 @dataclass(frozen=True)
-class Cifar10ResNet(ImageTask):
+class Cifar10ResNet(ScalableImageTask):
     """CIFAR-10 and a residual network: ResNet-20 at `width` 16 and `blocks` 3. `norm` is batch or group."""
 
     summary: ClassVar[str] = "CIFAR-10, ResNet-20 with batch or group norm"

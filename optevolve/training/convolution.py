@@ -233,18 +233,28 @@ def available() -> bool:
     return bool(_kernels())
 
 
+_NARROW = 16 * 32  # product of the channels of a layer up to which it counts as narrow
+
+
 @cache
-def largest_image(dtype: torch.dtype) -> int:
+def largest_image(dtype: torch.dtype, narrow: bool) -> int:
     """Pixels of the largest image that these kernels convolve faster than torch's do, by the type that it is multiplied in.
 
-    Measured up to 64x64 with AVX-512. Without it torch is faster from 16x16 on. So it should be in bfloat16 where it has tiles (AMX), which
-    no processor at hand had, and where the compiler knows no products of pairs.
+    Measured up to 64x64 with AVX-512. Without it torch is faster from 16x16 on. So it is in bfloat16 where it has tiles (AMX), which narrow
+    layers leave half empty: of these, images of 16x16 take less time here. Where the compiler knows no products of pairs, it should be.
+
+    Args:
+        dtype: float32 or bfloat16.
+        narrow: whether the layer has few channels, see `_NARROW`.
     """
-    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return 8 * 8
+    if dtype != torch.bfloat16:
+        return 64 * 64
     library = _library()
-    if dtype == torch.bfloat16:
-        wide &= library is not None and library.bfloat16_depth() == 2 and not has_tiles()
-    return 64 * 64 if wide else 8 * 8
+    if library is None or library.bfloat16_depth() != 2:
+        return 8 * 8
+    return 64 * 64 if not has_tiles() else 16 * 16 if narrow else 8 * 8
 
 
 def _multiplied(x: Tensor) -> torch.dtype:
@@ -267,6 +277,7 @@ class ConvNormSwish(nn.Module):
         super().__init__()
         self.convolution, self.norm = convolution, norm
         self.numbers = (convolution.stride[0], norm.momentum, norm.epsilon)
+        self._narrow = convolution.in_channels * convolution.out_channels <= _NARROW
         # Not as attributes of a module, whose lookup takes longer than what is then done with them.
         self._learned = convolution.weight, norm.weight, norm.bias
         self._moving = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
@@ -291,7 +302,7 @@ class ConvNormSwish(nn.Module):
     def takes(self, x: Tensor) -> bool:
         """See `Link`."""
         known = x.device.type == "cpu" and x.dim() == 4 and x.dtype in (torch.float32, torch.bfloat16) and len(x) > 1
-        return self.training and known and x.shape[2] * x.shape[3] <= largest_image(_multiplied(x))
+        return self.training and known and x.shape[2] * x.shape[3] <= largest_image(_multiplied(x), self._narrow)
 
     def run(self, x: Tensor) -> tuple[Tensor, Any]:
         """See `Link`."""

@@ -4,7 +4,6 @@ import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from optevolve.records import Job, Split, Status
 from optevolve.surrogate import measure
 from optevolve.tasks import Batch, Task, check_task, load, spec_of
 from optevolve.tasks.base import NumberedBatch
-from optevolve.tasks.conditions import GradientNoise, Imbalance, LabelNoise, Rebatched, SparseGradients, Wrapper, with_batch_share
+from optevolve.tasks.conditions import GradientNoise, Imbalance, LabelNoise, Rebatched, SparseGradients, Wrapper
 from optevolve.tasks.examples import uniform
 from optevolve.training import train
 from optevolve.zoo import ZOO
@@ -121,31 +120,6 @@ def test_the_batch_size_is_set_where_there_is_one_and_batches_regrouped_where_th
     assert [len(batch.y) for batch in Rebatched(Numbers(), 1).batches(Split.TRAIN, 0)] == [1] * 200
     assert labels(Rebatched(Numbers(), 40), 3) == labels(Numbers(), 3)
     assert [len(batch.y) for batch in task.batches(Split.VALID, 0)] == [16, 16, 16, 2]
-
-
-def test_a_share_of_a_batch_is_taken_of_whatever_its_size_is() -> None:
-    assert with_batch_share(load("digits@width=2,batch_size=100"), 0.25) == load("digits@width=2,batch_size=25")
-    assert with_batch_share(load("digits+label-noise:0.1"), 0.5) == load("digits@batch_size=32+label-noise:0.1")
-    assert with_batch_share(Numbers(), 0.5) == Rebatched(Numbers(), 8)
-    assert with_batch_share(Rebatched(Numbers(), 60), 0.5) == Rebatched(Rebatched(Numbers(), 60), 30)
-    assert labels(with_batch_share(Numbers(), 0.5), 3) == labels(Numbers(), 3)
-    for untouched in (load("quadratics"), Numbers()):
-        assert with_batch_share(untouched, 1.0) is untouched
-    assert with_batch_share(load("quadratics"), 0.25) == load("quadratics")
-    assert with_batch_share(load("digits@batch_size=10"), 0.1) == load("digits@batch_size=8")
-    assert with_batch_share(load("digits@batch_size=4"), 0.1) == load("digits@batch_size=4")
-
-    @dataclass(frozen=True)
-    class Pairs(Numbers):
-        def batches(self, split: Split, seed: int) -> Iterator[Any]:
-            yield Batch((torch.zeros(4), torch.zeros(4)), torch.zeros(4))  # type: ignore[arg-type]
-
-    @dataclass(frozen=True)
-    class Whole(Numbers):
-        batch_size: int | None = None
-
-    for task in (Pairs(), Whole(), Whole(batch_size=0)):
-        assert with_batch_share(task, 0.5) is task
 
 
 def gradients(task: Task, seed: int = 0) -> Tensor:

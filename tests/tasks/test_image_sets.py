@@ -1,6 +1,7 @@
 """Every image task on small files in its data set's own layout: its splits, its batches, and a rule measured on it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,29 @@ def test_a_rule_is_measured_on_files_in_the_sets_layout(name: str, data_folder: 
     assert outcome.steps == 12
 
 
+@pytest.mark.parametrize("name", ["cifar10-convnet", "cifar10-resnet", "eurosat-convnet"])
+def test_images_are_scaled_to_the_resolution_asked_for(name: str, data_folder: Path, write_images: WriteImages) -> None:
+    kind = TASKS[name]
+    assert issubclass(kind, ImageTask)
+    write_set(data_folder, kind, write_images)
+    spec = f"{name}@batch_size=16,resolution=12,{SMALL[name]}"
+    task = load(spec)
+    assert isinstance(task, ImageTask)
+    for split in Split:
+        assert {tuple(batch.x.shape[1:]) for batch in task.batches(split, 0)} == {(3, 12, 12)}
+    assert sorted(grey_levels(task, Split.TEST)) == sorted(grey_levels(kind(), Split.TEST))
+    half = replace(BRIEF, resolution_share=0.375 if name != "eurosat-convnet" else 0.1875)
+    whole = f"{name}@batch_size=16,{SMALL[name]}"
+    outcomes = [measure(Job("one", str(ZOO["opt6"].rule), at, protocol, seed=0)) for at, protocol in ((spec, BRIEF), (whole, half))]
+    assert outcomes[0].status == Status.COMPLETED, outcomes[0].reason
+    assert [(curve.train_loss, curve.score) for curve in outcomes[0].curves] == [(c.train_loss, c.score) for c in outcomes[1].curves]
+
+
+def test_images_too_small_to_see_anything_are_refused() -> None:
+    with pytest.raises(TaskError, match="'resolution' of task Cifar10ConvNet is at least 8; found 4"):
+        load("cifar10-convnet@resolution=4")
+
+
 def grey_levels(task: ImageTask, split: Split, seed: int = 0) -> list[int]:
     """Level of every image of a pass, by the first colour's normalisation."""
     mean, deviation = task.image_set.mean[0], task.image_set.deviation[0]
@@ -79,8 +103,6 @@ def test_every_tenth_image_is_held_out_of_a_file_that_may_be_sorted(
 ) -> None:
     task = load("cifar100-convnet@batch_size=4")
     assert isinstance(task, ImageTask)
-    from dataclasses import replace
-
     monkeypatch.setattr(type(task), "image_set", replace(task.image_set, validation="every tenth"))
     write_set(data_folder, type(task), write_images, count=40)
     assert grey_levels(task, Split.VALID) == [9, 19, 29, 39]

@@ -69,7 +69,7 @@ def bfloat16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """The kernels with the bfloat16 arithmetic that the processor has, and without."""
     if request.param == "none":
         monkeypatch.setattr(convolution, "_TEXT", convolution._TEXT.replace("#define ROUNDS_BFLOAT16\n", ""))
-    monkeypatch.setattr(convolution, "largest_image", lambda dtype: 64 * 64)  # whatever is faster here
+    monkeypatch.setattr(convolution, "largest_image", lambda *_: 64 * 64)  # whatever is faster here
     for cached in (convolution._library, convolution._kernels):
         cached.cache_clear()
     yield
@@ -137,19 +137,20 @@ def test_other_convolutions_do_not_fit(options: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("capability", "tiles", "pairs", "expected"),
     [
-        ("AVX512", False, 2, (64 * 64, 64 * 64)),
-        ("AVX512", True, 2, (64 * 64, 8 * 8)),
-        ("AVX512", False, 1, (64 * 64, 8 * 8)),
-        ("AVX2", False, 1, (8 * 8, 8 * 8)),
+        ("AVX512", False, 2, (64 * 64, 64 * 64, 64 * 64)),
+        ("AVX512", True, 2, (64 * 64, 8 * 8, 16 * 16)),
+        ("AVX512", False, 1, (64 * 64, 8 * 8, 8 * 8)),
+        ("AVX2", False, 1, (8 * 8, 8 * 8, 8 * 8)),
     ],
 )
 def test_what_torch_does_faster_stays_torchs(
-    monkeypatch: pytest.MonkeyPatch, capability: str, tiles: bool, pairs: int, expected: tuple[int, int]
+    monkeypatch: pytest.MonkeyPatch, capability: str, tiles: bool, pairs: int, expected: tuple[int, int, int]
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(convolution, "has_tiles", lambda: tiles)
     monkeypatch.setattr(convolution, "_library", lambda: SimpleNamespace(bfloat16_depth=lambda: pairs))
     convolution.largest_image.cache_clear()
-    found = tuple(map(convolution.largest_image, (torch.float32, torch.bfloat16)))
+    layers = ((torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True))
+    found = tuple(convolution.largest_image(*layer) for layer in layers)
     convolution.largest_image.cache_clear()
     assert found == expected
