@@ -23,7 +23,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from optevolve import surrogate
-from optevolve.config import FAST, Protocol, RunConfig, Stage
+from optevolve.config import PROTOCOLS, Protocol, RunConfig, Stage
 from optevolve.config_text import apply_settings, from_toml, to_toml
 from optevolve.eliminate import seed_for
 from optevolve.errors import ConfigError, DataError, ParseError, StudyError
@@ -40,7 +40,6 @@ from optevolve.tasks import check_task, load, spec_of
 
 __all__ = ["Agreement", "Reference", "agreement", "calibrate", "choose", "read_log", "told_apart"]
 
-PROTOCOLS = {"paper": Protocol(), "fast": FAST}
 SPREADS = ("accuracy", "rank")
 COLUMNS = ("phase", "status", "acc", "expr")
 _STREAM = 81  # of the seed

@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Interval, Len
 
 __all__ = [
     "FAST",
+    "PROTOCOLS",
     "EliminationRound",
     "Evaluation",
     "GrammarTable",
@@ -60,7 +61,8 @@ class Schedule:
 class Protocol:
     """How a rule is measured: learning-rate trials with early stopping, then a full run. Source: method section 4.
 
-    `Protocol()` is the paper's, `FAST` is ours (see `optevolve.racing`).
+    `Protocol()` is the paper's, `FAST` is ours (see `optevolve.racing`). In a config, the key `preset` in a protocol's table, "paper" or
+    "fast", says where all that the table leaves out comes from.
 
     Attributes:
         kind: "paper": as said; "fast": learning rates raced by successive halving on compressed schedules and judged at the end of each run
@@ -141,6 +143,9 @@ FAST = Protocol(
     kind="fast", trial_steps=60, full_steps=3400, epoch_steps=3400, judge="last", schedule=Schedule(warmup=0.1), floor_epoch=1,
     batch_share=0.25, rate_slack=0.12, full_seeds=1,
 )  # fmt: skip
+
+# Name → the protocol that a stage, `optevolve calibrate` and `optevolve compare` start from.
+PROTOCOLS = {"paper": Protocol(), "fast": FAST}
 
 
 @dataclass(frozen=True)

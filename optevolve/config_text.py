@@ -15,9 +15,9 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, cast, get_args, get_origin
 
-from optevolve.config import RunConfig
+from optevolve.config import PROTOCOLS, RunConfig
 from optevolve.config_check import NONE, hints_of, nearest, shown, unknown_key, validated
 from optevolve.errors import ConfigError
 
@@ -98,7 +98,7 @@ def from_toml(text: str, base: RunConfig | None = None, source: str = "config") 
         base = preset(DEFAULT_PRESET)
     if isinstance(table.get("task"), str):
         base = with_task(base, table["task"])
-    return validated(_merge(_plain(base), table), source)
+    return validated(_merge(_plain(base), _with_protocols(table, source)), source)
 
 
 def apply_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
@@ -122,7 +122,10 @@ def apply_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
             config = with_task(config, values[-1][1])
     table = _plain(config)
     for key, value in values:
-        _put(table, key.split("."), value, key)
+        path = key.split(".")
+        if path[-2:] == ["protocol", "preset"]:
+            path, value = path[:-1], _protocol(value, f"--set {key}")
+        _put(table, path, value, key)
     return validated(table, "--set") if values else config  # as a whole: single values may only fit together
 
 
@@ -225,6 +228,28 @@ def _merge(base: Table, table: Mapping[str, Any]) -> Table:
         both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both_tables and key not in {"task_options", "grammar"} else value
     return merged
+
+
+def _with_protocols(table: Table, source: str) -> Table:
+    """A table in which every protocol that names a preset is complete."""
+    complete: Table = {}
+    for key, value in table.items():
+        if isinstance(value, list):
+            complete[key] = [_with_protocols(item, source) if isinstance(item, dict) else item for item in value]
+        elif not isinstance(value, dict) or key in {"task_options", "grammar"}:
+            complete[key] = value
+        elif key == "protocol" and "preset" in value:
+            own = {name: item for name, item in value.items() if name != "preset"}
+            complete[key] = _merge(_protocol(value["preset"], f"{source}: protocol.preset"), own)
+        else:
+            complete[key] = _with_protocols(value, source)
+    return complete
+
+
+def _protocol(name: Any, source: str) -> Table:
+    if not isinstance(name, str) or name not in PROTOCOLS:
+        raise ConfigError(f"{source}: expected the name of a protocol ({', '.join(PROTOCOLS)}), got {shown(name)}.")
+    return cast(Table, _plain(PROTOCOLS[name]))
 
 
 def _value(text: str) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optevolve.config import EliminationRound, Evaluation, Protocol, RunConfig, Schedule, Search, Stage
+from optevolve.config import FAST, EliminationRound, Evaluation, Protocol, RunConfig, Schedule, Search, Stage
 from optevolve.config_text import (
     PRESETS,
     apply_settings,
@@ -162,6 +162,30 @@ def test_file_goes_on_top_of_the_preset_that_it_names(tmp_path: Path) -> None:
     file.write_text('preset = "quick"\nseed = 3\n[search]\nparticles = 2\n[evolution.protocol]\nfull_steps = 77\n', encoding="utf-8")
     quick, config = preset("quick"), load_config(file)
     assert [key for key, _, _ in difference(quick, config)] == ["seed", "evolution.protocol.full_steps", "search.particles"]
+
+
+def test_a_protocol_may_name_the_one_that_it_starts_from() -> None:
+    text = """
+[evolution.protocol]
+preset = "fast"
+full_steps = 900
+schedule = { hold = 5 }
+[[elimination]]
+keep = 2
+protocol = { preset = "fast" }
+"""
+    config, small = from_toml(text), preset("small")
+    assert config.evolution.protocol == dataclasses.replace(FAST, full_steps=900, schedule=dataclasses.replace(FAST.schedule, hold=5))
+    assert config.elimination == (EliminationRound(keep=2, protocol=FAST),)
+    assert (config.initial, config.evaluation) == (small.initial, small.evaluation)
+    settings = ["evolution.protocol.trial_steps=7", "evolution.protocol.preset=fast", "evolution.protocol.full_steps=900"]
+    assert apply_settings(small, settings).evolution.protocol == dataclasses.replace(FAST, full_steps=900)
+    assert apply_settings(small, ["elimination.0.protocol.preset=paper"]).elimination[0].protocol == Protocol()
+    for mistake in ("evolution.protocol.preset=fats", "evolution.protocol.preset=3"):
+        with pytest.raises(ConfigError, match=r"protocol.preset: expected the name of a protocol \(paper, fast\), got"):
+            apply_settings(small, [mistake])
+    with pytest.raises(ConfigError, match=r"config: protocol.preset: expected the name of a protocol \(paper, fast\), got"):
+        from_toml('[initial.protocol]\npreset = "quick"')
 
 
 def test_later_sources_are_stronger(tmp_path: Path) -> None:
