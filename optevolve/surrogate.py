@@ -24,7 +24,7 @@ from optevolve.schedule import schedule_values
 from optevolve.several import SEPARATOR, measure_all
 from optevolve.space import UpdateRule, parse
 from optevolve.tasks import Task, load
-from optevolve.tasks.cheaper import with_batch_share, with_resolution_share
+from optevolve.tasks.cheaper import made_cheaper
 from optevolve.training import Engine, Part, Run, Terms, train_many, untrained_score
 
 __all__ = ["FIRST_LEARNING_RATE", "best_end", "best_trial", "measure", "step_values"]
@@ -46,8 +46,7 @@ def measure(job: Job) -> Outcome:
     if SEPARATOR in job.task:
         return measure_all(job, measure)
     started = time.perf_counter()
-    task = with_batch_share(load(job.task), job.protocol.batch_share)
-    task = with_resolution_share(task, job.protocol.resolution_share)
+    task = made_cheaper(load(job.task), job.protocol.resolution_share, job.protocol.batch_share)
     measurement = _Measurement(job, task, parse(job.rule))
     try:
         status, reason, chosen, fitness = measurement.run()

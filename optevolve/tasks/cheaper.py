@@ -1,4 +1,4 @@
-"""Tasks made cheaper for a protocol that measures in passing: on a share of each batch, on images of fewer pixels.
+"""Tasks made cheaper for a protocol that measures in passing: on images of fewer pixels, or on a share of each batch.
 
 Both keep what a rule meets: the model with all of its parameters, the examples, the loss. What changes is what a step costs.
 """
@@ -12,9 +12,23 @@ from optevolve.records import Split
 from optevolve.tasks.base import Batch, Task
 from optevolve.tasks.conditions import Wrapper, around, batch_option, inside, with_batch_size
 
-__all__ = ["with_batch_share", "with_resolution_share"]
+__all__ = ["made_cheaper", "with_batch_share", "with_resolution_share"]
 
 _FEWEST = 8  # examples of a batch below which a share of it is not taken: batch norm needs some
+
+
+def made_cheaper(task: Task, resolution_share: float, batch_share: float) -> Task:
+    """The task on smaller images if it has a resolution, else on smaller batches.
+
+    Not both: the gradients of a rule's whole batches are as noisy as they will be in earnest, and learning rates are chosen for that noise.
+
+    Args:
+        task: any.
+        resolution_share: see `with_resolution_share`; 1 leaves it to the batches.
+        batch_share: see `with_batch_share`.
+    """
+    scaled = with_resolution_share(task, resolution_share)
+    return with_batch_share(task, batch_share) if scaled is task else scaled
 
 
 def with_batch_share(task: Task, share: float) -> Task:
@@ -52,8 +66,8 @@ def with_resolution_share(task: Task, share: float) -> Task:
     inner = task
     while isinstance(inner, Wrapper):
         inner = inner.task
-    if share == 1 or not any(field.name == "resolution" and field.init for field in fields(inner)):
+    if not any(field.name == "resolution" and field.init for field in fields(inner)):
         return task
     edge = int(inner.resolution)  # type: ignore[attr-defined]  # a field of the subclass, as just seen
-    least = min(edge, int(getattr(inner, "least_resolution", 1)))
-    return around(task, inner, replace(inner, resolution=max(least, round(edge * share))))  # type: ignore[call-arg]  # likewise
+    smaller = max(min(edge, int(getattr(inner, "least_resolution", 1))), round(edge * share))
+    return task if smaller == edge else around(task, inner, replace(inner, resolution=smaller))  # type: ignore[call-arg]  # likewise
