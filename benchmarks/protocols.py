@@ -4,8 +4,9 @@
     optevolve calibrate --reference log.csv --protocol paper --repeats 2 --out paper
     python benchmarks/protocols.py fast paper        # goals: at most 1/8 of the cost, at least 0.9 of the rank correlation
 
-Cost is that of one measurement of a rule, all its learning rates included, mean over rules and seeds: in seconds, and in the examples that
-it trains on, counted in the task's batches (steps, where each takes a whole one). The correlation is Spearman's over the rules; what did
+Cost is that of one measurement of a rule, all its learning rates included, mean over rules and seeds: in seconds, and in what it trains on,
+counted in the task's batches (steps, where each takes a whole one): half of a batch is half of one, and a batch of images of half their
+edge is a quarter, as it is in arithmetic. The correlation is Spearman's over the rules; what did
 not complete ranks last. One measurement of the cheap protocol is held against each seed of the dear one and the mean is taken, then that
 over the measurements; the dear one's with itself is the mean over its pairs of seeds. The interval of their ratio is a 95 % bootstrap over
 rules (percentiles). Where both calibrations have the same --seed, measurement k of both starts from the same weights: a pair of other seeds
@@ -27,6 +28,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
+
+from optevolve.tasks import load
+from optevolve.tasks.cheaper import resolution, with_resolution_share
 
 COST_GOAL = 1 / 8
 RANK_GOAL = 0.9
@@ -53,9 +57,17 @@ class Calibration:
     content: dict[str, Any]
 
     def cost(self, what: str) -> float:
-        """Steps or seconds of one measurement, mean over rules and seeds. A step on a share of a batch is that share of a step."""
-        share = self.content.get("protocol", {}).get("batch_share", 1.0) if what == "steps" else 1.0
+        """Steps or seconds of one measurement, mean over rules and seeds. A step on a share of a batch or image is that share of a step."""
+        share = share_of_a_step(self.content["task"], self.content.get("protocol", {})) if what == "steps" else 1.0
         return float(self.content[what]) * share / float(self.content["measurements"])
+
+
+def share_of_a_step(task: str, protocol: dict[str, Any]) -> float:
+    """What part of a batch of the task a step takes, in pixels where the protocol makes images smaller."""
+    whole, batch_share = load(task), float(protocol.get("batch_share", 1.0))
+    scaled = with_resolution_share(whole, float(protocol.get("resolution_share", 1.0)))
+    before, after = resolution(whole), resolution(scaled)
+    return batch_share if scaled is whole or not before or not after else (after / before) ** 2
 
 
 def read(folder: Path, without: str | None = None) -> Calibration:

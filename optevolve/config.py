@@ -140,7 +140,7 @@ class Protocol:
 # At most an eighth of what the paper's 13,600 steps take on its ConvNet at width 8: a step on images of 12x12 takes three tenths of one on
 # 32x32, and so does one on 3/16 of a batch.
 FAST = Protocol(
-    kind="fast", trial_steps=160, full_steps=2560, epoch_steps=2560, judge="last", schedule=Schedule(warmup=0.1), floor_epoch=1,
+    kind="fast", trial_steps=160, full_steps=2400, epoch_steps=2400, judge="last", schedule=Schedule(warmup=0.1), floor_epoch=1,
     resolution_share=0.375, batch_share=0.1875, rate_slack=0.05, full_seeds=1,
 )  # fmt: skip
 

@@ -12,7 +12,7 @@ from optevolve.records import Split
 from optevolve.tasks.base import Batch, Task
 from optevolve.tasks.conditions import Wrapper, around, batch_option, inside, with_batch_size
 
-__all__ = ["made_cheaper", "with_batch_share", "with_resolution_share"]
+__all__ = ["made_cheaper", "resolution", "with_batch_share", "with_resolution_share"]
 
 _FEWEST = 8  # examples of a batch below which a share of it is not taken: batch norm needs some
 
@@ -63,11 +63,21 @@ def with_resolution_share(task: Task, share: float) -> Task:
         task: any.
         share: above 0, at most 1.
     """
-    inner = task
-    while isinstance(inner, Wrapper):
-        inner = inner.task
-    if not any(field.name == "resolution" and field.init for field in fields(inner)):
+    edge, inner = resolution(task), _innermost(task)
+    if edge is None:
         return task
-    edge = int(inner.resolution)  # type: ignore[attr-defined]  # a field of the subclass, as just seen
     smaller = max(min(edge, int(getattr(inner, "least_resolution", 1))), round(edge * share))
-    return task if smaller == edge else around(task, inner, replace(inner, resolution=smaller))  # type: ignore[call-arg]  # likewise
+    return task if smaller == edge else around(task, inner, replace(inner, resolution=smaller))  # type: ignore[call-arg]  # has it
+
+
+def resolution(task: Task) -> int | None:
+    """Pixels along an edge of the images that a task scales, by its option `resolution`; None if it has none."""
+    inner = _innermost(task)
+    own = any(field.name == "resolution" and field.init for field in fields(inner))
+    return int(inner.resolution) if own else None  # type: ignore[attr-defined]  # a field of the subclass, as just seen
+
+
+def _innermost(task: Task) -> Task:
+    while isinstance(task, Wrapper):
+        task = task.task
+    return task

@@ -108,3 +108,17 @@ def test_only_calibrations_that_can_be_compared_are(tmp_path: Path) -> None:
     code, out = compare()
     assert code == 0
     assert "Nothing to compare" in out
+
+
+@pytest.mark.parametrize(
+    ("task", "share"),
+    [("digits", "ratio 1/20.0"), ("cifar10-convnet@width=8", "ratio 1/40.0"), ("cifar10-convnet@resolution=8", "ratio 1/20.0")],
+)
+def test_steps_on_parts_of_batches_or_images_count_for_what_they_are(tmp_path: Path, task: str, share: str) -> None:
+    cheap = write(tmp_path / "cheap", noisy(1, 1, 0.03), steps=100, seconds=1.0)
+    dear = write(tmp_path / "dear", noisy(2, 2, 0.03), steps=1000, seconds=9.0)
+    for folder, protocol in ((cheap, {"batch_share": 0.5, "resolution_share": 0.5}), (dear, {})):
+        content = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
+        (folder / "calibration.json").write_text(json.dumps({**content, "task": task, "protocol": protocol}), encoding="utf-8")
+    _, out = compare(cheap, dear)
+    assert share in next(line for line in out.splitlines() if line.startswith("batches of a measurement"))

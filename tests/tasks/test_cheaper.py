@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from optevolve.records import Split
 from optevolve.tasks import Batch, Task, load
-from optevolve.tasks.cheaper import with_batch_share, with_resolution_share
+from optevolve.tasks.cheaper import made_cheaper, resolution, with_batch_share, with_resolution_share
 from optevolve.tasks.conditions import Rebatched
 from optevolve.tasks.registry import TASKS
 from optevolve.tasks.vision import ScalableImageTask
@@ -87,6 +87,19 @@ def test_a_task_of_ones_own_has_it_by_the_name_of_an_option() -> None:
 
     assert with_resolution_share(Own(), 0.5) == Own(4)
     assert with_resolution_share(Rebatched(Own(), 8), 0.1) == Rebatched(Own(1), 8)
+
+
+def test_batches_become_smaller_only_where_images_do_not() -> None:
+    for spec, cheaper in (
+        ("cifar10-convnet+label-noise:0.1", "cifar10-convnet@resolution=12+label-noise:0.1"),
+        ("cifar10-convnet@resolution=8", "cifar10-convnet@resolution=8,batch_size=32"),
+        ("digits", "digits@batch_size=16"),
+    ):
+        assert made_cheaper(load(spec), 0.375, 0.25) == load(cheaper)
+    assert made_cheaper(load("cifar10-convnet"), 1.0, 0.25) == load("cifar10-convnet@batch_size=32")
+    whole = load("cifar10-convnet+gradient-noise:0.1")
+    assert made_cheaper(whole, 1.0, 1.0) is whole
+    assert [resolution(task) for task in (whole, load("eurosat-convnet@resolution=20"), load("digits"))] == [32, 20, None]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TASKS.values() if issubclass(kind, ScalableImageTask)])
