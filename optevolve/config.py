@@ -144,7 +144,7 @@ FAST = Protocol(
     resolution_share=0.375, batch_share=0.1875, rate_slack=0.05, full_seeds=1,
 )  # fmt: skip
 
-# Name → the protocol that a stage, `optevolve calibrate` and `optevolve compare` start from.
+# Name → the protocol that a stage of a config and `optevolve calibrate` start from.
 PROTOCOLS = {"paper": Protocol(), "fast": FAST}
 
 

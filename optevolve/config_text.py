@@ -122,10 +122,11 @@ def apply_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
             config = with_task(config, values[-1][1])
     table = _plain(config)
     for key, value in values:
-        path = key.split(".")
-        if path[-2:] == ["protocol", "preset"]:
-            path, value = path[:-1], _protocol(value, f"--set {key}")
-        _put(table, path, value, key)
+        if key.endswith("protocol.preset"):  # first, as in a file: what is set beside it stays, in whatever order it is said
+            _put(table, key.split(".")[:-1], _protocol(value, f"--set {key}"), key)
+    for key, value in values:
+        if not key.endswith("protocol.preset"):
+            _put(table, key.split("."), value, key)
     return validated(table, "--set") if values else config  # as a whole: single values may only fit together
 
 

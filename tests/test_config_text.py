@@ -179,7 +179,7 @@ protocol = { preset = "fast" }
     assert config.elimination == (EliminationRound(keep=2, protocol=FAST),)
     assert (config.initial, config.evaluation) == (small.initial, small.evaluation)
     settings = ["evolution.protocol.trial_steps=7", "evolution.protocol.preset=fast", "evolution.protocol.full_steps=900"]
-    assert apply_settings(small, settings).evolution.protocol == dataclasses.replace(FAST, full_steps=900)
+    assert apply_settings(small, settings).evolution.protocol == dataclasses.replace(FAST, trial_steps=7, full_steps=900)
     assert apply_settings(small, ["elimination.0.protocol.preset=paper"]).elimination[0].protocol == Protocol()
     for mistake in ("evolution.protocol.preset=fats", "evolution.protocol.preset=3"):
         with pytest.raises(ConfigError, match=r"protocol.preset: expected the name of a protocol \(paper, fast\), got"):
