@@ -82,7 +82,8 @@ class Protocol:
             others are tried at the best learning rate, then the neighbours of that, half a decade away, at the best of them, all judged at
             the end of each trial by one half of the validation split; a fitness on validation data is then of the other half.
         resolution_share: share of the edge of the task's images at which models are trained and judged, where the task has an option
-            `resolution`: half of it is a quarter of the pixels, and rules rank on small images nearly as they do on large ones.
+            `resolution`: half of it is a quarter of the pixels, and rules rank on small images nearly as they do on large ones. A
+            task's own floors are those of its whole images.
         batch_share: where the task has none: share of the examples of its training batches that a step takes, at least eight.
         trial_steps: length of a trial.
         full_steps: length of the full run at the best learning rate.
