@@ -2,11 +2,11 @@
 
 import csv
 import json
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cpu_time import least_cpu_seconds
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -123,9 +123,8 @@ def refusal(text: str) -> ParseError | None:
 
 @pytest.mark.parametrize("text", ["\n" * 9999, "g" + " " * 9000, "1" * 9999, "None ~ " + "a" * 9900, "k" * 9990 + " ~ g", "." * 9999])
 def test_hostile_text_is_refused_at_once(text: str) -> None:
-    began = time.perf_counter()
+    assert least_cpu_seconds(lambda: refusal(text)) < 0.3
     error = refusal(text)
-    assert time.perf_counter() - began < 0.3
     assert error is None or len(str(error)) < 400
 
 
