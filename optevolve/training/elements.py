@@ -94,6 +94,32 @@ static inline void store(uint16_t* at, V values) {
 #endif
 }
 
+// e to the power of x, at most about 87, where it overflows; NaN stays NaN.
+static inline V exponential(V x) {
+#if defined(__AVX512DQ__)  // 2^t: the nearest integer goes to the exponent, a Taylor series takes the rest
+  const __m512 t = _mm512_min_ps(_mm512_set1_ps(126.0f), (__m512)(x * 1.44269504f)), rest = _mm512_reduce_ps(t, 0);
+  const V r = (V)rest;
+  V p = 1.5403530e-4f * r + 1.3333558e-3f;
+  p = p * r + 9.6181291e-3f;
+  p = p * r + 5.5504109e-2f;
+  p = p * r + 2.4022651e-1f;
+  p = p * r + 6.9314718e-1f;
+  p = p * r + 1.0f;
+  return (V)_mm512_scalef_ps((__m512)p, _mm512_sub_ps(t, rest));
+#else  // Cephes' expf
+  x = x > 87.0f ? V{} + 87.0f : x;
+  x = x < -87.0f ? V{} - 87.0f : x;
+  const V n = (x * 1.44269504f + 12582912.0f) - 12582912.0f, r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  V p = 1.9875691500e-4f * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  return p * (V)((__builtin_convertvector(n, Integers) + 127) << 23);
+#endif
+}
+
 // How `along` lets its body touch memory: all lanes, or the first few of them where a row ends; the others are then zero and go nowhere.
 struct AllLanes {
   template <typename T>

@@ -19,9 +19,9 @@ from torch.optim import Optimizer
 from optevolve.errors import TaskError
 from optevolve.records import Split, TrainingCurve
 from optevolve.tasks import Batch, Task
-from optevolve.training.echo import Echo
 from optevolve.training.engine import PLAIN, Engine
 from optevolve.training.halves import Part
+from optevolve.training.objective import Objective
 from optevolve.training.record import LOOK_STEPS, Record
 from optevolve.training.scoring import evaluate
 
@@ -104,8 +104,8 @@ class _Steps:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = optimizer(self.parameters)
         self.batches = passes(task, seed)
-        self.echo = Echo(model)
-        self.fresh: list[Tensor] = []  # loss and score of each step since the last read
+        self.objective = Objective(task, model, engine)
+        self.fresh: list[Tensor] = []  # losses and scores in turns, of the steps since the last read
 
     def take(self, learning_rate: float, momentum: float) -> None:
         for group in self.optimizer.param_groups:
@@ -115,18 +115,13 @@ class _Steps:
         batch = self.engine.place(next(self.batches))
         for parameter in self.parameters:  # what zero_grad does, without its profiling, which small models notice
             parameter.grad = None
-        with self.echo.listening(), self.engine.autocast():
-            loss = self.task.loss(self.model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            score = self.task.score(self.echo, batch)
-        self.echo.forget()
+        found = self.objective(batch)
         self.optimizer.step()
-        self.fresh += [loss.detach(), score]
+        self.fresh += found
 
     def read(self) -> list[tuple[float, float]]:
         """Loss and score of each step since the last read."""
-        read = torch.stack(self.fresh).view(-1, 2).tolist()
+        read = torch.hstack(self.fresh).view(-1, 2).tolist()
         self.fresh.clear()
         return [(loss, score) for loss, score in read]
 

@@ -1,0 +1,124 @@
+"""What a step learns from a batch: loss, gradients and score, by the task's own methods or, where these are plain classification, fused.
+
+Cross-entropy, its way back and the accuracy are a dozen calls of torch, which a small model notices; fused they are one C++ loop over the
+logits, compiled once and kept on disk, from which the backward pass of the model starts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from optevolve.compile.kernel import shared_object
+from optevolve.tasks import Batch, Task
+from optevolve.tasks.classification import Classification
+from optevolve.training.echo import Echo
+from optevolve.training.elements import ELEMENTS, integers
+from optevolve.training.engine import Engine
+
+__all__ = ["Objective"]
+
+_TEXT = (
+    ELEMENTS
+    + r"""
+// Mean cross-entropy and accuracy of `shape`: examples, classes; `dx` is the gradient by the logits `x`. Of equal logits the first is the
+// answer, and NaN is the largest, as torch has it. False, and nothing written, if a label is no class.
+extern "C" bool classify(const i64* shape, const float* x, const i64* labels, float* dx, float* loss_and_accuracy) {
+  const i64 examples = shape[0], classes = shape[1];
+  for (i64 n = 0; n < examples; n++)
+    if (labels[n] < 0 || labels[n] >= classes) return false;
+  double loss = 0;
+  i64 right = 0;
+  for (i64 n = 0; n < examples; n++) {
+    const float* row = x + n * classes;
+    i64 answer = 0;
+    for (i64 k = 1; k < classes && row[answer] == row[answer]; k++)
+      if (row[k] > row[answer] || row[k] != row[k]) answer = k;
+    right += answer == labels[n];
+    for (i64 k = 0; k < classes; k++) dx[n * classes + k] = row[k] - row[answer];
+    loss -= dx[n * classes + labels[n]];
+  }
+  along(examples * classes, [&](auto lanes, i64 j) { lanes.put(dx + j, exponential(lanes.get(dx + j))); });
+  for (i64 n = 0; n < examples; n++) {
+    float* row = dx + n * classes;
+    double total = 0;
+    for (i64 k = 0; k < classes; k++) total += row[k];
+    loss += std::log(total);
+    const float share = float(1 / (total * double(examples)));
+    for (i64 k = 0; k < classes; k++) row[k] *= share;
+    row[labels[n]] -= 1 / float(examples);
+  }
+  loss_and_accuracy[0] = float(loss / double(examples));
+  loss_and_accuracy[1] = float(right) / float(examples);
+  return true;
+}
+"""
+)
+
+
+@cache
+def _kernel() -> Callable[..., bool] | None:
+    path = shared_object(_TEXT)
+    if path is None:
+        return None
+    kernel = ctypes.CDLL(str(path)).classify
+    kernel.argtypes = [ctypes.c_void_p] * 5
+    kernel.restype = ctypes.c_bool
+    return kernel
+
+
+class Objective:
+    """Takes batches of one training; the parameters' gradients must be None before each.
+
+    Args:
+        task: what is trained.
+        model: as the engine has prepared it.
+        engine: how it is computed.
+    """
+
+    def __init__(self, task: Task, model: nn.Module, engine: Engine) -> None:
+        self.task = task
+        self.model = model
+        self.engine = engine
+        self.echo = Echo(model)
+        classifies = type(task).loss is Classification.loss and type(task).score is Classification.score
+        self.kernel = _kernel() if engine.fused and engine.device == "cpu" and classifies else None
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Leaves the gradients of the batch's loss with the parameters.
+
+        Returns:
+            The loss and the training score: two scalars, or both in one tensor of shape (2,).
+        """
+        with self.echo.listening(), self.engine.autocast():
+            if self.kernel is None:
+                loss = self.task.loss(self.model, batch)
+            else:
+                logits = self.model(batch.x)
+                fused = self._classified(logits, batch.y)
+                if fused is not None:
+                    self.echo.forget()
+                    slope, both = fused
+                    logits.backward(slope)
+                    return (both,)
+                loss = self.task.loss(self.echo, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            score = self.task.score(self.echo, batch)
+        self.echo.forget()
+        return loss.detach(), score
+
+    def _classified(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Gradient by the logits, and loss and accuracy; None where the kernel does not know what to do and torch does."""
+        assert self.kernel is not None
+        fits = logits.dtype is torch.float32 and logits.dim() == 2 and logits.numel() > 0 and logits.requires_grad
+        if not (fits and labels.dtype is torch.int64 and labels.shape == logits.shape[:1]):
+            return None
+        logits, labels = logits.contiguous(), labels.contiguous()
+        slope, both = torch.empty_like(logits), torch.empty(2)
+        taken = self.kernel(integers(*logits.shape), logits.data_ptr(), labels.data_ptr(), slope.data_ptr(), both.data_ptr())
+        return (slope, both) if taken else None

@@ -1,0 +1,123 @@
+"""Loss, gradients and score of a batch: fused they are what the task's own methods give, and only where those are plain classification."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from optevolve.tasks import Batch, load
+from optevolve.tasks.vision import Digits
+from optevolve.training import Engine
+from optevolve.training.head import available
+from optevolve.training.objective import Objective
+
+needs_compiler = pytest.mark.skipif(not available(), reason="needs a C++ compiler")
+
+
+class Table(nn.Module):
+    """A model whose logits are its parameters; it counts how often it was asked."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits.clone())
+        self.asked = 0
+
+    def forward(self, _: Tensor) -> Tensor:
+        self.asked += 1
+        return self.logits * 1
+
+
+@dataclass(frozen=True)
+class Halved(Digits):
+    """One that says for itself what its loss is."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return super().loss(model, batch) / 2
+
+
+def found(task: Digits, logits: Tensor, labels: Tensor, fused: bool) -> tuple[Tensor, Tensor, int]:
+    """Loss and score, gradient, and how often the model was asked."""
+    model = Table(logits)
+    objective = Objective(task, model, Engine(fused=fused))
+    given = torch.hstack(objective(Batch(torch.zeros(len(logits)), labels)))
+    assert model.logits.grad is not None
+    return given, model.logits.grad, model.asked
+
+
+@needs_compiler
+@given(st.integers(1, 70), st.integers(2, 40), st.sampled_from([0.0, 1.0, 30.0, 1e6]), st.integers(0, 2**31))
+def test_fused_it_is_what_torch_gives(examples: int, classes: int, scale: float, seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(examples, classes, generator=draw)
+    logits[torch.rand(examples, classes, generator=draw) < 0.2] = scale  # equals, too
+    labels = torch.randint(classes, (examples,), generator=draw)
+    plain, fused = (found(Digits(), logits, labels, fused) for fused in (False, True))
+    torch.testing.assert_close(fused[0], plain[0], rtol=2e-5, atol=1e-6)
+    torch.testing.assert_close(fused[1], plain[1], rtol=2e-5, atol=1e-6 / examples)
+
+
+@needs_compiler
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_logits_that_are_no_numbers(bad: float) -> None:
+    logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    logits[2, 1] = bad
+    labels = torch.tensor([0, 1, 1, 2, 3])
+    plain, fused = (found(Digits(), logits, labels, fused) for fused in (False, True))
+    torch.testing.assert_close(fused[0], plain[0], equal_nan=True)
+    assert torch.equal(fused[1].isfinite(), plain[1].isfinite())
+
+
+@needs_compiler
+def test_it_is_used() -> None:
+    """One tensor is the kernel's answer, two are torch's; wrapped and overridden losses stay their own."""
+    labels = torch.tensor([0, 1])
+    batch = Batch(torch.zeros(2), labels)
+    assert len(Objective(Digits(), Table(torch.zeros(2, 3)), Engine(fused=True))(batch)) == 1
+    assert len(Objective(Digits(), Table(torch.zeros(2, 3)), Engine())(batch)) == 2
+    halved = Objective(Halved(), Table(torch.zeros(2, 3)), Engine(fused=True))(batch)
+    torch.testing.assert_close(halved[0], torch.tensor(3.0).log() / 2)
+    for spec, kernel in (("digits", True), ("cifar10-convnet", True), ("digits+label-noise:0.2", False), ("rosenbrock", False)):
+        task = load(spec)
+        assert (Objective(task, nn.Identity(), Engine(fused=True)).kernel is not None) is kernel, spec
+
+
+@needs_compiler
+@pytest.mark.parametrize("labels", [[0, -100, 2], [-100, -100, 1]])
+def test_labels_that_torch_ignores_are_left_to_it(labels: list[int]) -> None:
+    logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    plain, fused = (found(Digits(), logits, torch.tensor(labels), fused) for fused in (False, True))
+    assert torch.equal(fused[0], plain[0])
+    assert torch.equal(fused[1], plain[1])
+    assert fused[2] == 1  # batch norm and dropout would notice a second pass
+
+
+@needs_compiler
+@pytest.mark.parametrize("logits", [torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.bfloat16)])
+def test_other_numbers_are_left_to_torch(logits: Tensor) -> None:
+    given, slope, asked = found(Digits(), logits, torch.tensor([0, 2]), fused=True)
+    assert given[0].item() == pytest.approx(1.0986, rel=1e-2)
+    assert slope.dtype == logits.dtype
+    assert asked == 1
+
+
+@needs_compiler
+def test_a_label_that_is_no_class_gets_torchs_error() -> None:
+    with pytest.raises(IndexError, match="out of bounds"):
+        found(Digits(), torch.zeros(2, 3), torch.tensor([0, 3]), fused=True)
+
+
+def test_a_part_of_a_matrix_is_read_as_it_lies() -> None:
+    class Part(Table):
+        def forward(self, _: Tensor) -> Tensor:
+            return self.logits[:, 1:4]
+
+    model = Part(torch.arange(12.0).view(3, 4))
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])[::2]
+    given = torch.hstack(Objective(Digits(), model, Engine(fused=True))(Batch(torch.zeros(3), labels)))
+    expected = torch.nn.functional.cross_entropy(model.logits[:, 1:4], labels)
+    torch.testing.assert_close(given[0], expected.detach())
+    assert model.logits.grad is not None
+    torch.testing.assert_close(model.logits.grad, torch.autograd.grad(expected, model.logits)[0])
