@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["Chain", "Link", "as_one_step"]
+__all__ = ["Chain", "Link", "Way", "as_one_step", "back_through", "links_of", "run_through"]
 
 
 class Link(Protocol):
@@ -32,24 +32,39 @@ class Link(Protocol):
         ...
 
 
+Way: TypeAlias = list[tuple[Link, Any]]  # the layers that a forward pass went through, with what each needs on the way back
+
+
+def run_through(links: Sequence[Link], x: Tensor) -> tuple[Tensor, Way]:
+    """Forward pass: what the layers make of an input that the first of them takes, and the way back."""
+    way: Way = []
+    for link in links:
+        x, kept = link.run(x)
+        way.append((link, kept))
+    return x, way
+
+
+def back_through(way: Way, dy: Tensor, needs_input: bool) -> tuple[Tensor | None, list[Tensor]]:
+    """Backward pass: gradients of the input, None if it is not needed, and of the layers' parameters in their order."""
+    gradients: list[Tensor] = []
+    slope: Tensor | None = dy
+    for number, (link, kept) in reversed(list(enumerate(way))):
+        assert slope is not None
+        slope, own = link.back(kept, slope, number > 0 or needs_input)
+        gradients[:0] = own
+    return slope, gradients
+
+
 class _Apply(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, links: Sequence[Link], *_: Tensor) -> Tensor:
-        ctx.way = []
-        for link in links:
-            x, kept = link.run(x)
-            ctx.way.append((link, kept))
+        x, ctx.way = run_through(links, x)
         return x
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
-        gradients: list[Tensor] = []
-        slope: Tensor | None = dy
-        for number, (link, kept) in reversed(list(enumerate(ctx.way))):
-            assert slope is not None
-            slope, own = link.back(kept, slope, number > 0 or ctx.needs_input_grad[0])
-            gradients[:0] = own
+        slope, gradients = back_through(ctx.way, dy, ctx.needs_input_grad[0])
         return slope, None, *gradients
 
 
@@ -75,3 +90,24 @@ class Chain(nn.Sequential):
         if all(link.takes(x) for link in self.links):
             return as_one_step(self.links, x)
         return cast(Tensor, super().forward(x))  # type: ignore[no-untyped-call]
+
+
+def links_of(model: nn.Module) -> tuple[Link, ...] | None:
+    """The layers of a model that is one chain and nothing else, so that its passes can be taken without autograd; None of any other.
+
+    That nobody listens in belongs to it: no hooks on modules or parameters, and no parameter that is not learned.
+    """
+    if not isinstance(model, nn.Sequential) or type(model).forward is not nn.Sequential.forward:
+        return None
+    layers = [module for module in model if type(module) is not nn.Identity]
+    if len(layers) != 1 or not isinstance(layers[0], Chain):
+        return None
+    links = layers[0].links
+    learned = {id(parameter) for link in links for parameter in link.learned()}
+    heard = any(
+        hooks
+        for module in model.modules()
+        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    ) or any(p._backward_hooks or p._post_accumulate_grad_hooks for p in model.parameters())
+    whole = learned == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    return links if whole and not heard else None

@@ -109,6 +109,57 @@ def test_a_label_that_is_no_class_gets_torchs_error() -> None:
         found(Digits(), torch.zeros(2, 3), torch.tensor([0, 3]), fused=True)
 
 
+@needs_compiler
+@pytest.mark.parametrize("labels", [[0, 1, 2, 9, 9, 3], [0, -100, 1, 2, 3, 4]])
+def test_a_chain_is_walked_as_autograd_walks_it(labels: list[int]) -> None:
+    """Gradients, batch norm's statistics and the random numbers of the dropout, also where torch has to judge."""
+    torch.manual_seed(0)
+    task = Digits(width=5)
+    walked, differentiated = (Objective(task, Engine(fused=True).prepare(task.model().train()), Engine(fused=True)) for _ in range(2))
+    differentiated.model.load_state_dict(walked.model.state_dict())
+    assert walked.links is not None
+    differentiated.links = None
+    batch = Batch(torch.randn(6, 1, 8, 8), torch.tensor(labels))
+    found = []
+    for objective in (walked, differentiated):
+        torch.manual_seed(1)
+        given = objective(batch)
+        gradients = [p.grad for p in objective.model.parameters()]
+        found.append([torch.hstack(given), *gradients, *objective.model.buffers(), torch.rand(1)])
+    assert len(found[0]) == len(found[1])
+    for value, expected in zip(*found, strict=True):
+        assert value is not None
+        assert expected is not None
+        torch.testing.assert_close(value, expected, rtol=0, atol=0)
+
+
+@needs_compiler
+def test_a_chain_that_someone_listens_to_is_left_to_autograd() -> None:
+    task = Digits(width=4)
+
+    def prepared() -> nn.Module:
+        return Engine(fused=True).prepare(task.model().train())
+
+    def walks(model: nn.Module) -> bool:
+        return Objective(task, model, Engine(fused=True)).links is not None
+
+    assert walks(prepared())
+    model = prepared()
+    heard: list[Tensor] = []
+    next(model.parameters()).register_hook(heard.append)
+    assert not walks(model)
+    Objective(task, model, Engine(fused=True))(Batch(torch.randn(3, 1, 8, 8), torch.tensor([0, 1, 2])))
+    assert len(heard) == 1
+    model = prepared()
+    model.register_forward_hook(lambda *_: None)
+    assert not walks(model)
+    model = prepared()
+    next(model.parameters()).requires_grad_(False)
+    assert not walks(model)
+    assert not walks(nn.Sequential(prepared(), nn.Tanh()))
+    assert not walks(task.model())
+
+
 def test_a_part_of_a_matrix_is_read_as_it_lies() -> None:
     class Part(Table):
         def forward(self, _: Tensor) -> Tensor:
