@@ -1,10 +1,10 @@
 """The protocol `fast`: learning rates raced by successive halving on compressed schedules, weight decays, then a longer full run.
 
 Where the paper's trials are the first steps of a long warm-up, each run here has the whole schedule and all decays, compressed into its
-length. A step may take a share of a batch, so that a run gets further at the same cost. The race is judged at the end of each run on one
-half of the validation split, with some slack for the larger of nearly equal rates; the fitness, with an interval, is that of the full run
-on the other half, which no choice has seen, or the mean over several. Sources: successive halving, Jamieson and Talwalkar, arXiv
-1502.07943; why to judge at the end, arXiv 2509.02046.
+length. Runs on small images, or on a share of a batch, get further at the same cost. The race is judged by training scores, or at the end
+of each run by one half of the validation split, with some slack for the larger of nearly equal rates; the fitness, with an interval, is
+that of the full run at its end, on validation data that no choice has seen, or the mean over several. Sources: successive halving,
+Jamieson and Talwalkar, arXiv 1502.07943; why to judge at the end, arXiv 2509.02046.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scipy import stats
 from optevolve.config import Protocol
 from optevolve.records import Status, TrainingCurve
 
-__all__ = ["Point", "Race", "full_seed", "mean_interval", "neighbours", "run_seed"]
+__all__ = ["Point", "Race", "by_training", "full_seed", "judged", "mean_interval", "neighbours", "run_seed", "rung_seeds", "rung_steps"]
 
 Point: TypeAlias = tuple[float, float]  # learning rate, weight decay
 Runs: TypeAlias = Callable[[Sequence[tuple[Point, int]], int], Iterable[TrainingCurve]]
@@ -39,9 +39,10 @@ class Race:
         protocol: grids, lengths and numbers of seeds. With several weight decays, the first is that of the race; the others are tried at
             the best learning rate, before the finer pass around that.
         seed: of the job; the runs' seeds follow from it, the same for every rule, so that rules are compared on paired seeds.
-        train: runs of one length: (learning rate and weight decay, seed) of each, steps → their curves, in order, whose last scores are of
-            the half that choices may see.
-        untrained: score of the untrained model on the whole split, from which gains are counted where the protocol has a `rate_slack`.
+        train: runs of one length: (learning rate and weight decay, seed) of each, steps → their curves of one point, in order, whose
+            scores, if runs are judged by these, are of the half that choices may see.
+        untrained: what a run of the last rung scores that learns nothing; gains are counted from there where the protocol has a
+            `rate_slack`.
         scores: by learning rate and weight decay the scores of the runs of the latest rung, -inf for a run that diverged.
         best_score: the best mean score that the winner was chosen by, which is another rate's where there was slack.
     """
@@ -69,7 +70,7 @@ class Race:
         for rung in range(1, protocol.rungs):
             keep = max(1, math.ceil(entered / protocol.halving**rung))
             points = sorted(sorted(points, key=self._order)[:keep])
-            steps = min(2 * steps, protocol.full_steps)
+            steps = rung_steps(protocol, rung)
             self._rung(points, steps, rung)
         best = self._best(points)
         last = points
@@ -81,13 +82,12 @@ class Race:
         return self._boldest([point for point in dict.fromkeys([*last, best, *finer]) if point[1] == best[1]])
 
     def _rung(self, points: Sequence[Point], steps: int, rung: int) -> None:
-        seeds = [run_seed(self.seed, _TRIAL, rung, number) for number in range(self.protocol.trial_seeds)]
-        asked = [(point, seed) for point in points for seed in seeds]
+        asked = [(point, seed) for point in points for seed in rung_seeds(self.protocol, self.seed, rung)]
         if not asked:
             return
         self.scores.update({point: [] for point in points})
         for (point, _), curve in zip(asked, self.train(asked, steps), strict=True):
-            self.scores[point].append(-math.inf if curve.status is Status.DIVERGED else curve.score[-1])
+            self.scores[point].append(-math.inf if curve.status is Status.DIVERGED else judged(self.protocol, curve))
 
     def _widened(self, points: list[Point], steps: int) -> list[Point]:
         """The grid with decades added for as long as the best lies on its edge."""
@@ -120,6 +120,26 @@ class Race:
     def _best(self, points: Sequence[Point]) -> Point:
         """Of equals the smallest."""
         return min(points, key=self._order)
+
+
+def by_training(protocol: Protocol) -> bool:
+    """Whether runs of a race are judged by their training scores."""
+    return protocol.trial_judge == "training" and len(set(protocol.weight_decays)) == 1
+
+
+def judged(protocol: Protocol, curve: TrainingCurve) -> float:
+    """The score of a run of a race that completed."""
+    return (curve.train_score if by_training(protocol) else curve.score)[-1]
+
+
+def rung_steps(protocol: Protocol, rung: int) -> int:
+    """Length of the runs of a rung, from 0: twice that of the one before, and at most the full run's."""
+    return protocol.trial_steps if rung == 0 else min(protocol.trial_steps * 2**rung, protocol.full_steps)
+
+
+def rung_seeds(protocol: Protocol, seed: int, rung: int) -> list[int]:
+    """Seeds of the runs of a rung, the same for every learning rate and every rule."""
+    return [run_seed(seed, _TRIAL, rung, number) for number in range(protocol.trial_seeds)]
 
 
 def neighbours(learning_rate: float) -> tuple[float, float]:

@@ -8,9 +8,10 @@ protocol has several, they and a finer pass over learning rates are judged at th
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from optevolve.compile import build
 from optevolve.config import Protocol
 from optevolve.errors import ConfigError, OptevolveError
-from optevolve.racing import Point, Race, full_seed, mean_interval, neighbours
+from optevolve.racing import Point, Race, by_training, full_seed, judged, mean_interval, neighbours, rung_seeds, rung_steps
 from optevolve.records import Job, Outcome, Split, Status, TrainingCurve
 from optevolve.schedule import schedule_values
 from optevolve.several import SEPARATOR, measure_all
@@ -111,19 +112,30 @@ def best_end(trials: Iterable[TrainingCurve]) -> TrainingCurve:
     return max((trial for trial in trials if trial.status != Status.DIVERGED), key=lambda trial: trial.score[-1])
 
 
-def _untrained(task: Task, seed: int) -> float:
-    """`untrained_score`, once for all the rules that are measured under a seed."""
+_Value = TypeVar("_Value")
+
+
+def _once(function: Callable[..., _Value], *arguments: Any) -> _Value:
+    """What a function says of a task, asked once for all the rules that a worker measures."""
     try:
-        hash(task)
-    except TypeError:  # an option that cannot be hashed, such as a list
-        return untrained_score(task, seed)
-    return _untrained_once(task, seed, os.environ.get("OPTEVOLVE_DATA", ""))
+        hash(arguments)
+    except TypeError:  # an option of the task that cannot be hashed, such as a list
+        return function(*arguments)
+    return cast(_Value, _remembered(os.environ.get("OPTEVOLVE_DATA", ""), function, *arguments))
 
 
 @lru_cache(maxsize=64)
-def _untrained_once(task: Task, seed: int, data: str) -> float:
-    """`data` is where the task finds its data: it tells apart what the same task scores there."""
-    return untrained_score(task, seed)
+def _remembered(data: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """`data` is where tasks find their data: it tells apart what the same task is there."""
+    return function(*arguments)
+
+
+def _motionless_score(task: Task, job: Job) -> float:
+    """What the runs of a job's last rung score with a rule that never moves the weights: on the very examples of the others."""
+    last = job.protocol.rungs - 1
+    asked = [((1.0, 0.0), seed) for seed in rung_seeds(job.protocol, job.seed, last)]
+    curves = _Measurement(job, task, parse(job.rule)).race(asked, rung_steps(job.protocol, last))
+    return float(np.mean([judged(job.protocol, curve) for curve in curves]))
 
 
 class _Measurement:
@@ -168,6 +180,11 @@ class _Measurement:
         fitness = max(full.score) if self.job.protocol.judge == "best" else full.score[-1]
         return Status.COMPLETED, "", chosen, fitness
 
+    def _untrained(self) -> float:
+        """What a run of the race scores that learns nothing."""
+        job = replace(self.job, id="", rule="g - g", protocol=self.protocol, split=Split.VALID, weight_decay=None)
+        return _once(_motionless_score, self.task, job)
+
     def _fixed(self) -> Point | None:
         return None if self.job.learning_rate is None else (self.job.learning_rate, self.decays[0])
 
@@ -187,8 +204,8 @@ class _Measurement:
         seeds = [self.job.seed]
         if chosen is None:
             wanted = protocol.floor is None or protocol.rate_slack > 0
-            untrained = _untrained(self.task, self.job.seed) if wanted else 0.0
-            race = Race(protocol, self.job.seed, self._race, untrained)
+            untrained = self._untrained() if wanted else 0.0
+            race = Race(protocol, self.job.seed, self.race, untrained)
             chosen = race.winner()
             if chosen is None:
                 worst = self.curves[0]
@@ -197,7 +214,7 @@ class _Measurement:
             if race.best_score < needed:
                 return Status.STOPPED, f"best trial score {race.best_score:.4g} (near {chosen[0]:g}) below {needed:.4g}", None, None
             seeds = [full_seed(self.job.seed, number) for number in range(protocol.full_seeds)]
-        part: Part = "judgement" if self.job.split is Split.VALID else "all"
+        part: Part = "all" if self.job.split is not Split.VALID else "both" if by_training(protocol) else "judgement"
         scores, margin = [], math.nan
         while seeds:
             for full in self._train([(chosen, seed) for seed in seeds], trial=False, floor=protocol.floor, part=part):
@@ -216,12 +233,15 @@ class _Measurement:
         """Trials under the job's seed."""
         return list(self._train([(point, self.job.seed) for point in points], trial=True, floor=floor, part=part))
 
-    def _race(self, asked: Sequence[tuple[Point, int]], steps: int) -> Iterator[TrainingCurve]:
-        """Runs of the race: schedule and decays compressed into their steps, judged once, at the end, by the half that choices may see."""
+    def race(self, asked: Sequence[tuple[Point, int]], steps: int) -> Iterator[TrainingCurve]:
+        """Runs of the race: schedule and decays compressed into their steps. The one point of each is what it is judged by: the training
+        score of all its steps, or that of its end on the half of the validation split that choices may see.
+        """
         shorter = replace(
             self.job.protocol, trial_steps=steps, trial_schedule="compressed", trial_epoch_steps=steps, trial_floor_epoch=1
         )  # fmt: skip
-        return self._train(asked, trial=True, floor=None, part="choice", protocol=shorter)
+        part: Part = "all" if by_training(self.protocol) else "choice"
+        return self._train(asked, trial=True, floor=None, part=part, protocol=shorter)
 
     @staticmethod
     def _ended(full: TrainingCurve) -> str:
@@ -237,7 +257,7 @@ class _Measurement:
         protocol = self.job.protocol
         own = self.task.floors
         if own is None and (protocol.first_floor is None or protocol.floor is None):
-            untrained = float(np.nextafter(_untrained(self.task, self.job.seed), np.inf))
+            untrained = float(np.nextafter(_once(untrained_score, self.task, self.job.seed), np.inf))
             own = (untrained, untrained)
         first, full = own or (0.0, 0.0)  # with no floors of the task, both of the protocol's are given
         return (first if protocol.first_floor is None else protocol.first_floor, full if protocol.floor is None else protocol.floor)

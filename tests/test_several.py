@@ -14,7 +14,7 @@ from optevolve.training import untrained_score
 from optevolve.zoo import ZOO
 
 ADAM = str(ZOO["adam"].rule)
-TINY = replace(FAST, trial_steps=8, full_steps=40, epoch_steps=40, learning_rates=(0.1, 0.01, 1e-3))
+TINY = replace(FAST, trial_steps=24, full_steps=40, epoch_steps=40, learning_rates=(0.1, 0.01, 1e-3))
 TASKS = ["mlp-moons", "logreg-digits"]
 JOB = Job("one", ADAM, join(TASKS), TINY, seed=2)
 
