@@ -77,9 +77,11 @@ class Protocol:
             many examples leave less to noise; the fitness is then that of the whole validation split; "end": the score at the end of a run,
             by one half of that split, and the fitness is of the other half. With several weight decays it is the end in any case, for
             these do not show in training scores.
-        rate_slack: of "fast": of the learning rates tried last (those of the last rung with the best weight decay, and the half decades to
-            either side of the best) the largest is chosen whose gain over the untrained model is at most this share below the best one's,
-            for runs longer than the trials bear larger rates, and noise decides between near equals. Tried on accuracies; 0: the best.
+        rate_slack: of "fast": of the grid's learning rates in the last rung the largest is chosen whose gain over a run that learns nothing
+            is at most this share below the best one's, for runs longer than the trials bear larger rates; and a rate off the grid, a half
+            decade or beyond its edge, only where its gain is better than all of the grid's by more than this share, for noise decides
+            between near equals. Should the full run at a bolder rate diverge, it is made again at the best one. 0: the best is chosen.
+            Tried on accuracies.
         learning_rates: the grid, each tried for `trial_steps`.
         first_learning_rates: tried first; if none reaches `first_floor`, the rule is dropped.
         weight_decays: decoupled weight decays, each step's times its learning rate. The first is that of the learning-rate trials. The
@@ -144,10 +146,10 @@ class Protocol:
 
 
 # At most an eighth of what the paper's 13,600 steps take on its ConvNet at width 8: a step on images of 12x12 takes a fifth to a quarter of
-# one on 32x32.
+# one on 32x32. How the values were found: docs/results/calibration.md.
 FAST = Protocol(
-    kind="fast", trial_steps=120, full_steps=4000, epoch_steps=4000, judge="last", schedule=Schedule(warmup=0.1), floor_epoch=1,
-    resolution_share=0.375, batch_share=0.1875, trial_judge="training", rate_slack=0.05, full_seeds=1,
+    kind="fast", trial_steps=240, full_steps=2800, epoch_steps=2800, judge="last", schedule=Schedule(warmup=0.1), floor_epoch=1,
+    resolution_share=0.375, batch_share=0.1875, trial_judge="training", rate_slack=0.25, full_seeds=1,
 )  # fmt: skip
 
 # Name → the protocol that a stage of a config and `optevolve calibrate` start from.

@@ -44,7 +44,7 @@ class Race:
         untrained: what a run of the last rung scores that learns nothing; gains are counted from there where the protocol has a
             `rate_slack`.
         scores: by learning rate and weight decay the scores of the runs of the latest rung, -inf for a run that diverged.
-        best_score: the best mean score that the winner was chosen by, which is another rate's where there was slack.
+        best: of the points that the winner was chosen from the one with the best mean score, which with slack may be another.
     """
 
     protocol: Protocol
@@ -52,7 +52,12 @@ class Race:
     train: Runs
     untrained: float = 0.0
     scores: dict[Point, list[float]] = field(default_factory=dict)
-    best_score: float = -math.inf
+    best: Point | None = None
+
+    @property
+    def best_score(self) -> float:
+        """Mean score of the best; -inf before there is one."""
+        return -math.inf if self.best is None else self._mean(self.best)
 
     def winner(self) -> Point | None:
         """Learning rate and weight decay with the best mean score, or with the largest rate that is as good but for the protocol's slack.
@@ -79,7 +84,7 @@ class Race:
         best = self._best([best, *decays])
         finer = [(rate, best[1]) for rate in neighbours(best[0])]
         self._rung(finer, steps, protocol.rungs - 1)
-        return self._boldest([point for point in dict.fromkeys([*last, best, *finer]) if point[1] == best[1]])
+        return self._chosen([point for point in dict.fromkeys([*last, best, *finer]) if point[1] == best[1]])
 
     def _rung(self, points: Sequence[Point], steps: int, rung: int) -> None:
         asked = [(point, seed) for point in points for seed in rung_seeds(self.protocol, self.seed, rung)]
@@ -102,14 +107,20 @@ class Race:
             points = sorted([*points, (further, decay)])
         return points
 
-    def _boldest(self, points: Sequence[Point]) -> Point:
-        """Of points of one weight decay the largest learning rate whose gain lacks at most the slack; without slack or gain the best."""
-        best, slack = self._best(points), self.protocol.rate_slack
-        self.best_score = self._mean(best)
-        gain = self.best_score - self.untrained
-        if not slack or not math.isfinite(gain) or gain <= 0:
-            return best
-        return max(point for point in points if self._mean(point) >= self.best_score - slack * gain)
+    def _chosen(self, points: Sequence[Point]) -> Point:
+        """Of points of one weight decay the best, or with slack one nearly as good: see `Protocol.rate_slack`."""
+        self.best = self._best(points)
+        slack = self.protocol.rate_slack
+        if not slack or not 0 < self._gain(self.best) < math.inf:
+            return self.best
+        given = [point for point in points if point[0] in self.protocol.learning_rates]
+        enough = max(map(self._gain, given), default=-math.inf)
+        if enough * (1 + slack) < self._gain(self.best):
+            return self.best
+        return max(point for point in given if self._gain(point) >= (1 - slack) * enough)
+
+    def _gain(self, point: Point) -> float:
+        return self._mean(point) - self.untrained
 
     def _mean(self, point: Point) -> float:
         return float(np.mean(self.scores[point]))

@@ -200,29 +200,37 @@ class _Measurement:
 
     def _run_fast(self) -> tuple[Status, str, Point | None, float | None]:
         """The same by the protocol "fast"; see `optevolve.racing`."""
-        protocol, chosen = self.protocol, self._fixed()
-        seeds = [self.job.seed]
+        protocol, fixed = self.protocol, self._fixed()
+        if fixed is not None:
+            return self._full_runs(fixed, [self.job.seed])
+        wanted = protocol.floor is None or protocol.rate_slack > 0
+        untrained = self._untrained() if wanted else 0.0
+        race = Race(protocol, self.job.seed, self.race, untrained)
+        chosen = race.winner()
         if chosen is None:
-            wanted = protocol.floor is None or protocol.rate_slack > 0
-            untrained = self._untrained() if wanted else 0.0
-            race = Race(protocol, self.job.seed, self.race, untrained)
-            chosen = race.winner()
-            if chosen is None:
-                worst = self.curves[0]
-                return Status.DIVERGED, f"every trial diverged; at learning rate {worst.learning_rate:g}: {worst.reason}", None, None
-            needed = float(np.nextafter(untrained, np.inf)) if protocol.floor is None else protocol.floor
-            if race.best_score < needed:
-                return Status.STOPPED, f"best trial score {race.best_score:.4g} (near {chosen[0]:g}) below {needed:.4g}", None, None
-            seeds = [full_seed(self.job.seed, number) for number in range(protocol.full_seeds)]
-        part: Part = "all" if self.job.split is not Split.VALID else "both" if by_training(protocol) else "judgement"
+            worst = self.curves[0]
+            return Status.DIVERGED, f"every trial diverged; at learning rate {worst.learning_rate:g}: {worst.reason}", None, None
+        needed = float(np.nextafter(untrained, np.inf)) if protocol.floor is None else protocol.floor
+        if race.best_score < needed:
+            return Status.STOPPED, f"best trial score {race.best_score:.4g} (near {chosen[0]:g}) below {needed:.4g}", None, None
+        seeds = [full_seed(self.job.seed, number) for number in range(protocol.full_seeds)]
+        found = self._full_runs(chosen, seeds)
+        if found[0] is not Status.DIVERGED or race.best is None or race.best >= chosen:
+            return found
+        self.curves = [replace(curve, purpose="trial") for curve in self.curves]  # that rate was one too much
+        return self._full_runs(race.best, seeds)
+
+    def _full_runs(self, chosen: Point, seeds: list[int]) -> tuple[Status, str, Point, float | None]:
+        """Fitness and interval of full runs, one per seed, and of a second where a single one of a race has no interval."""
+        part: Part = "all" if self.job.split is not Split.VALID else "both" if by_training(self.protocol) else "judgement"
         scores, margin = [], math.nan
         while seeds:
-            for full in self._train([(chosen, seed) for seed in seeds], trial=False, floor=protocol.floor, part=part):
+            for full in self._train([(chosen, seed) for seed in seeds], trial=False, floor=self.protocol.floor, part=part):
                 if full.status != Status.COMPLETED:
                     return full.status, self._ended(full), chosen, None
-                judged = int(np.argmax(full.score)) if protocol.judge == "best" else -1
-                scores.append(full.score[judged])
-                margin = full.margin[judged]
+                judged_at = int(np.argmax(full.score)) if self.protocol.judge == "best" else -1
+                scores.append(full.score[judged_at])
+                margin = full.margin[judged_at]
             unsure = len(scores) == 1 and math.isnan(margin) and self._fixed() is None
             seeds = [full_seed(self.job.seed, 1)] if unsure else []
         fitness = float(np.mean(scores))
