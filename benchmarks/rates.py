@@ -6,8 +6,8 @@ the learning rate that was chosen for it there, by the full run of another proto
 
 The rate is the geometric mean over the calibration's seeds, and so many decades from it. For each distance it prints Spearman's correlation
 over the rules with each measurement of the calibration; "best" is the best score of all distances, which is what a protocol would find that
-chose its rates perfectly for itself. A run that does not complete ranks last. Full runs are judged as a search judges them, on one half of
-the validation split. Data: as for `optevolve calibrate` (the environment variable OPTEVOLVE_DATA).
+chose its rates perfectly for itself. A run that does not complete ranks last. Full runs are judged as a search judges them. Data: as for
+`optevolve calibrate` (the environment variable OPTEVOLVE_DATA).
 """
 
 import argparse

@@ -37,8 +37,8 @@ __all__ = ["PROTOCOLS", "WEIGHT_DECAYS", "compare", "name_of"]
 WEIGHT_DECAYS = (0.0, 1e-3, 1e-2, 1e-1)
 # On whole batches and images, at the best rate itself: what is compared here at the end is the task as it is.
 _FAST = replace(
-    FAST, trial_steps=40, full_steps=440, epoch_steps=440, full_seeds=2, batch_share=1.0, resolution_share=1.0, rate_slack=0.0,
-    weight_decays=WEIGHT_DECAYS,
+    FAST, trial_steps=40, full_steps=440, epoch_steps=440, full_seeds=2, batch_share=1.0, resolution_share=1.0, trial_judge="end",
+    rate_slack=0.0, weight_decays=WEIGHT_DECAYS,
 )  # fmt: skip
 PROTOCOLS = {"paper": Protocol(judge="last", weight_decays=WEIGHT_DECAYS), "fast": _FAST}
 _LOOKAHEAD = 32
