@@ -145,10 +145,10 @@ class Protocol:
     batch_share: Annotated[float, Interval(gt=0, le=1)] = 1.0
 
 
-# At most an eighth of what the paper's 13,600 steps take on its ConvNet at width 8: a step on images of 12x12 takes a fifth to a quarter of
+# At most an eighth of what the paper's 13,600 steps take on its ConvNet at width 8: a step on images of 12x12 takes a fifth of
 # one on 32x32. How the values were found: docs/results/calibration.md.
 FAST = Protocol(
-    kind="fast", trial_steps=240, full_steps=2800, epoch_steps=2800, judge="last", schedule=Schedule(warmup=0.1), floor_epoch=1,
+    kind="fast", trial_steps=200, full_steps=5200, epoch_steps=5200, judge="last", schedule=Schedule(warmup=0.1), floor_epoch=1,
     resolution_share=0.375, batch_share=0.1875, trial_judge="training", rate_slack=0.25, full_seeds=1,
 )  # fmt: skip
 
