@@ -73,15 +73,15 @@ class Protocol:
             better than one that learns nothing.
         trial_seeds, rungs, halving, full_seeds: of "fast": runs per learning rate; rungs of the race, each twice as long as the one before;
             the best 1/halving of a rung enter the next; full runs.
-        trial_judge: of "fast": what learning rates are raced by: "training": the mean training score over all steps of a run, whose
+        trial_judge: of "fast": what learning rates are raced by: "training": the training score over the second half of a run, whose
             many examples leave less to noise; the fitness is then that of the whole validation split; "end": the score at the end of a run,
             by one half of that split, and the fitness is of the other half. With several weight decays it is the end in any case, for
             these do not show in training scores.
         rate_slack: of "fast": of the grid's learning rates in the last rung the largest is chosen whose gain over a run that learns nothing
             is at most this share below the best one's, for runs longer than the trials bear larger rates; and a rate off the grid, a half
             decade or beyond its edge, only where its gain is better than all of the grid's by more than this share, for noise decides
-            between near equals. Should the full run at a bolder rate diverge, it is made again at the best one. 0: the best is chosen.
-            Tried on accuracies.
+            between near equals. Should the full run at a bolder rate diverge, it is made again at the best one. 0: the best is
+            chosen, as it is on tasks whose score is no accuracy (`Task.scores_accuracy`).
         learning_rates: the grid, each tried for `trial_steps`.
         first_learning_rates: tried first; if none reaches `first_floor`, the rule is dropped.
         weight_decays: decoupled weight decays, each step's times its learning rate. The first is that of the learning-rate trials. The

@@ -201,6 +201,8 @@ class _Measurement:
     def _run_fast(self) -> tuple[Status, str, Point | None, float | None]:
         """The same by the protocol "fast"; see `optevolve.racing`."""
         protocol, fixed = self.protocol, self._fixed()
+        if not self.task.scores_accuracy:  # of a loss, a rate that ruins the end may have most of the gain
+            protocol = replace(protocol, rate_slack=0.0)
         if fixed is not None:
             return self._full_runs(fixed, [self.job.seed])
         wanted = protocol.floor is None or protocol.rate_slack > 0
@@ -242,14 +244,15 @@ class _Measurement:
         return list(self._train([(point, self.job.seed) for point in points], trial=True, floor=floor, part=part))
 
     def race(self, asked: Sequence[tuple[Point, int]], steps: int) -> Iterator[TrainingCurve]:
-        """Runs of the race: schedule and decays compressed into their steps. The one point of each is what it is judged by: the training
-        score of all its steps, or that of its end on the half of the validation split that choices may see.
+        """Runs of the race: schedule and decays compressed into their steps. The last point of each is what it is judged by: the training
+        score of its second half, or that of its end on the half of the validation split that choices may see.
         """
+        training = by_training(self.protocol)
         shorter = replace(
-            self.job.protocol, trial_steps=steps, trial_schedule="compressed", trial_epoch_steps=steps, trial_floor_epoch=1
+            self.job.protocol, trial_steps=steps, trial_schedule="compressed", trial_floor_epoch=1,
+            trial_epoch_steps=math.ceil(steps / 2) if training else steps,
         )  # fmt: skip
-        part: Part = "all" if by_training(self.protocol) else "choice"
-        return self._train(asked, trial=True, floor=None, part=part, protocol=shorter)
+        return self._train(asked, trial=True, floor=None, part="all" if training else "choice", protocol=shorter)
 
     @staticmethod
     def _ended(full: TrainingCurve) -> str:

@@ -52,6 +52,7 @@ class Task(ABC):
         floors: training scores that a trial and a full run must reach lest early stopping drop the rule, in the score's units. None: more
             than the score of the untrained model. Source: method section 4 (0.25 and 0.40 on CIFAR-10).
         has_examples: whether the first axis of a batch counts examples; False for functions that are minimised as they are.
+        scores_accuracy: whether the score is a share of right answers, from 0 to 1. What `Protocol.rate_slack` says is for such scores.
     """
 
     summary: ClassVar[str] = ""
@@ -61,6 +62,7 @@ class Task(ABC):
     citation: ClassVar[str] = ""
     floors: ClassVar[tuple[float, float] | None] = None
     has_examples: ClassVar[bool] = True
+    scores_accuracy: ClassVar[bool] = False
 
     @abstractmethod
     def model(self) -> nn.Module:

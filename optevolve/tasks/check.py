@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -74,9 +75,10 @@ def _attributes(task: Task) -> None:
         isinstance(floors, tuple | list) and len(floors) == 2 and all(isinstance(floor, int | float) for floor in floors)
     ):
         raise _broken(task, "floors must be None or two numbers, for trials and full runs", f"found {floors!r}")
-    has_examples: object = _call(task, "has_examples", lambda: task.has_examples)
-    if not isinstance(has_examples, bool):
-        raise _broken(task, "has_examples must be True or False", f"found {has_examples!r}")
+    for name in ("has_examples", "scores_accuracy"):
+        value: object = _call(task, name, partial(getattr, task, name))
+        if not isinstance(value, bool):
+            raise _broken(task, f"{name} must be True or False", f"found {value!r}")
 
 
 def _first(task: Task, split: Split) -> Batch:

@@ -5,7 +5,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from sklearn.datasets import load_digits
@@ -27,6 +27,8 @@ class Classification(Task):
 
     Whole-number options are at least 1.
     """
+
+    scores_accuracy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_counts(self)
