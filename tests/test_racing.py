@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from optevolve.config import FAST, Protocol
 from optevolve.racing import Point, Race, full_seed, mean_interval
 from optevolve.records import Job, Split, Status, TrainingCurve
 from optevolve.surrogate import measure
-from optevolve.tasks import TASKS, Batch
+from optevolve.tasks import TASKS, Batch, load
 from optevolve.tasks.synthetic import MlpMoons
 from optevolve.training import scoring
 from optevolve.training.halves import part_of
@@ -128,7 +128,7 @@ def test_a_floor_is_for_the_best_trial_not_for_the_bolder_rate() -> None:
 
 def test_a_bolder_rate_that_diverges_in_the_full_run_gives_way_to_the_best() -> None:
     """Weights that grow by themselves: within a trial a large rate is nearly as good as the best, over a long run it explodes."""
-    growing = replace(JOB, rule="sign(g) - 0.3 * w", protocol=replace(TINY, full_steps=300, epoch_steps=300, rate_slack=0.0))
+    growing = replace(JOB, rule="sign(g) - 0.1 * w", protocol=replace(TINY, full_steps=150, epoch_steps=150, rate_slack=0.0))
     cautious = measure(growing)
     bold = measure(replace(growing, protocol=replace(growing.protocol, rate_slack=0.9)))
     assert cautious.status is bold.status is Status.COMPLETED
@@ -138,6 +138,26 @@ def test_a_bolder_rate_that_diverges_in_the_full_run_gives_way_to_the_best() -> 
     assert [curve.purpose for curve in more] == ["trial"]
     assert more[0].learning_rate > cautious.learning_rate
     assert [curve.purpose for curve in bold.curves].count("full") == TINY.full_seeds
+
+
+def test_slack_is_for_accuracies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a loss most is gained by rates that ruin the end."""
+
+    @dataclass(frozen=True)
+    class Loss(MlpMoons):
+        scores_accuracy: ClassVar[bool] = False
+
+    monkeypatch.setitem(TASKS, "loss", Loss)
+    job = replace(JOB, rule="sign(g)")
+    rates = {
+        (task, slack): measure(replace(job, task=task, protocol=replace(TINY, rate_slack=slack))).learning_rate
+        for task in ("mlp-moons", "loss")
+        for slack in (0.0, 0.9)
+    }
+    assert rates["loss", 0.9] == rates["loss", 0.0] == rates["mlp-moons", 0.0]
+    assert rates["mlp-moons", 0.9] != rates["mlp-moons", 0.0]
+    assert TASKS["text-gpt"].scores_accuracy is TASKS["quadratics"].scores_accuracy is False
+    assert load("mlp-moons+label-noise:0.1").scores_accuracy is True
 
 
 def test_the_slack_is_for_rates_of_the_best_weight_decay_alone() -> None:
