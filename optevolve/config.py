@@ -76,7 +76,7 @@ class Protocol:
         trial_judge: of "fast": what learning rates are raced by: "training": the training score over the second half of a run, whose
             many examples leave less to noise; the fitness is then that of the whole validation split; "end": the score at the end of a run,
             by one half of that split, and the fitness is of the other half. With several weight decays it is the end in any case, for
-            these do not show in training scores.
+            these do not show in training scores. Of a task with noisy labels the training scores are of these.
         rate_slack: of "fast": of the grid's learning rates in the last rung the largest is chosen whose gain over a run that learns nothing
             is at most this share below the best one's, for runs longer than the trials bear larger rates; and a rate off the grid, a half
             decade or beyond its edge, only where its gain is better than all of the grid's by more than this share, for noise decides
@@ -98,6 +98,7 @@ class Protocol:
         epoch_steps: steps per epoch of the curve: scores are taken and floors are looked at once an epoch.
         trial_epoch_steps: the same within a trial.
         first_floor, floor: training scores below which a rule is dropped, in a trial and in the full run. None: the task's own floors.
+            Under "fast" `floor` is also for the best of the trials, by what these are judged by.
         trial_floor_epoch, floor_epoch: the epoch (from 1) after which a run below its floor is stopped.
         judge: "best" (maximum over epochs, as in the paper) or "last".
         schedule: learning rate and momentum over the steps of a run.
@@ -145,8 +146,8 @@ class Protocol:
     batch_share: Annotated[float, Interval(gt=0, le=1)] = 1.0
 
 
-# At most an eighth of what the paper's 13,600 steps take on its ConvNet at width 8: a step on images of 12x12 takes a fifth of
-# one on 32x32. How the values were found: docs/results/calibration.md.
+# A ninth to an eighth of what the paper's 13,600 steps take on its ConvNet at width 8, where a step on images of 12x12 takes 0.18 of one on
+# 32x32; more where a full run has to be made again. The measurements that chose the values are in docs/results/calibration.md.
 FAST = Protocol(
     kind="fast", trial_steps=200, full_steps=5200, epoch_steps=5200, judge="last", schedule=Schedule(warmup=0.1), floor_epoch=1,
     resolution_share=0.375, batch_share=0.1875, trial_judge="training", rate_slack=0.25, full_seeds=1,

@@ -44,7 +44,8 @@ class Race:
         untrained: what a run of the last rung scores that learns nothing; gains are counted from there where the protocol has a
             `rate_slack`.
         scores: by learning rate and weight decay the scores of the runs of the latest rung, -inf for a run that diverged.
-        best: of the points that the winner was chosen from the one with the best mean score, which with slack may be another.
+        best: of the points that the winner was chosen from, all of one weight decay, the one with the best mean score; with slack the
+            winner may be another.
     """
 
     protocol: Protocol
@@ -113,7 +114,7 @@ class Race:
         slack = self.protocol.rate_slack
         if not slack or not 0 < self._gain(self.best) < math.inf:
             return self.best
-        given = [point for point in points if point[0] in self.protocol.learning_rates]
+        given = [point for point in points if any(math.isclose(point[0], rate) for rate in self.protocol.learning_rates)]
         enough = max(map(self._gain, given), default=-math.inf)
         if enough * (1 + slack) < self._gain(self.best):
             return self.best
@@ -135,7 +136,7 @@ class Race:
 
 def by_training(protocol: Protocol) -> bool:
     """Whether runs of a race are judged by their training scores."""
-    return protocol.trial_judge == "training" and len(set(protocol.weight_decays)) == 1
+    return protocol.trial_judge == "training" and len(set(protocol.weight_decays)) == 1 and protocol.trial_steps > 1
 
 
 def judged(protocol: Protocol, curve: TrainingCurve) -> float:
@@ -144,7 +145,7 @@ def judged(protocol: Protocol, curve: TrainingCurve) -> float:
 
 
 def rung_steps(protocol: Protocol, rung: int) -> int:
-    """Length of the runs of a rung, from 0: twice that of the one before, and at most the full run's."""
+    """Length of the runs of a rung, from 0: twice that of the one before, but not for that longer than the full run."""
     return protocol.trial_steps if rung == 0 else min(protocol.trial_steps * 2**rung, protocol.full_steps)
 
 

@@ -131,10 +131,15 @@ def _remembered(data: str, function: Callable[..., Any], *arguments: Any) -> Any
 
 
 def _motionless_score(task: Task, job: Job) -> float:
-    """What the runs of a job's last rung score with a rule that never moves the weights: on the very examples of the others."""
+    """What the runs of a job's last rung score with a rule that never moves the weights, on the very examples of the others.
+
+    -inf where even that diverges: whatever does not is better.
+    """
     last = job.protocol.rungs - 1
     asked = [((1.0, 0.0), seed) for seed in rung_seeds(job.protocol, job.seed, last)]
-    curves = _Measurement(job, task, parse(job.rule)).race(asked, rung_steps(job.protocol, last))
+    curves = list(_Measurement(job, task, parse(job.rule)).race(asked, rung_steps(job.protocol, last)))
+    if any(curve.status is Status.DIVERGED for curve in curves):
+        return -math.inf
     return float(np.mean([judged(job.protocol, curve) for curve in curves]))
 
 
@@ -182,7 +187,7 @@ class _Measurement:
 
     def _untrained(self) -> float:
         """What a run of the race scores that learns nothing."""
-        job = replace(self.job, id="", rule="g - g", protocol=self.protocol, split=Split.VALID, weight_decay=None)
+        job = replace(self.job, id="", rule="0 * w", protocol=self.protocol, split=Split.VALID, weight_decay=None)
         return _once(_motionless_score, self.task, job)
 
     def _fixed(self) -> Point | None:

@@ -66,6 +66,9 @@ def check_task(task: Task) -> TaskCheck:
             model.eval()
             for split in (Split.VALID, Split.TEST):
                 scores[split] = _score(task, model, _first(task, split))
+    for split, score in scores.items():
+        if task.scores_accuracy and not 0 <= score <= 1:
+            raise _broken(task, "score(model, batch) must be from 0 to 1 where scores_accuracy is True", f"found {score:.4g} on {split}")
     return TaskCheck(sum(parameter.numel() for parameter in trainable), measured_loss, scores[Split.VALID])
 
 

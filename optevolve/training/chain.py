@@ -95,7 +95,7 @@ class Chain(nn.Sequential):
 def links_of(model: nn.Module) -> tuple[Link, ...] | None:
     """The layers of a model that is one chain and nothing else, so that its passes can be taken without autograd; None of any other.
 
-    That nobody listens in belongs to it: no hooks on modules or parameters, and no parameter that is not learned.
+    That nobody listens in belongs to it: no hooks on modules or parameters. So does that every parameter is learned, by one layer alone.
     """
     if not isinstance(model, nn.Sequential) or type(model).forward is not nn.Sequential.forward:
         return None
@@ -103,11 +103,11 @@ def links_of(model: nn.Module) -> tuple[Link, ...] | None:
     if len(layers) != 1 or not isinstance(layers[0], Chain):
         return None
     links = layers[0].links
-    learned = {id(parameter) for link in links for parameter in link.learned()}
+    learned = [id(parameter) for link in links for parameter in link.learned()]
     heard = any(
         hooks
         for module in model.modules()
         for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     ) or any(p._backward_hooks or p._post_accumulate_grad_hooks for p in model.parameters())
-    whole = learned == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    whole = sorted(learned) == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
     return links if whole and not heard else None

@@ -94,7 +94,7 @@ static inline void store(uint16_t* at, V values) {
 #endif
 }
 
-// e to the power of x, at most about 87, where it overflows; NaN stays NaN.
+// e to the power of x; an x above about 87, where that overflows, counts as 87. NaN stays NaN.
 static inline V exponential(V x) {
 #if defined(__AVX512DQ__)  // 2^t: the nearest integer goes to the exponent, a Taylor series takes the rest
   const __m512 t = _mm512_min_ps(_mm512_set1_ps(126.0f), (__m512)(x * 1.44269504f)), rest = _mm512_reduce_ps(t, 0);

@@ -21,7 +21,7 @@ def part_of(batches: Iterator[Batch], part: Part) -> Iterator[Batch]:
 
     Batches go to the two halves in turns. Of a split of a few batches the examples do, along the first axis, and each half has them in
     more batches, so that these show how much chance there is in its mean; a split of a single batch that cannot be parted serves for
-    both, as on tasks that are one exact function. "both" are the halves one after the other: all of the split, in as many batches.
+    both, as on tasks that are one exact function. "both" is all of the split, a short one in the batches of its halves.
     """
     if part == "all":
         yield from batches

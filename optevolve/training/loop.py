@@ -62,7 +62,7 @@ def train(
         learning_rate: what the curve reports as its peak; the largest of `learning_rates` if not given.
         purpose: what the curve reports as its purpose.
         engine: how the steps are computed.
-        part: of `split`: all of it, or the half for choices or the one for the judgement.
+        part: of `split`: all of it, or the half for choices or the one for the judgement, or both halves.
     Returns:
         The curve; its status is DIVERGED if a loss, a score or a parameter became non-finite or a loss exploded, at most ten steps after it
         did, and STOPPED below the floor. A diverged run's last point is the step at which that was seen, its score NaN.

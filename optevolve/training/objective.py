@@ -120,18 +120,20 @@ class Objective:
 
     def _classify(self, batch: Batch) -> tuple[Tensor, ...]:
         """The same where the loss is cross-entropy and the score accuracy."""
-        if self.links is None or not all(link.takes(batch.x) for link in self.links):
-            with self.engine.autocast():
+        with self.engine.autocast():  # which decides what a layer takes, too
+            links = self.links if self.links and all(link.takes(batch.x) for link in self.links) else None
+            if links is None:
                 logits = self.model(batch.x)
-            slope, found = self._judge(logits.detach(), batch)
+            else:
+                with torch.no_grad():
+                    logits, way = run_through(links, batch.x)
+        slope, found = self._judge(logits.detach(), batch)
+        if links is None:
             logits.backward(slope)
             return found
-        with torch.no_grad(), self.engine.autocast():
-            logits, way = run_through(self.links, batch.x)
-        slope, found = self._judge(logits, batch)
         with torch.no_grad():
             _, gradients = back_through(way, slope, needs_input=False)
-        for parameter, gradient in zip((p for link in self.links for p in link.learned()), gradients, strict=True):
+        for parameter, gradient in zip((p for link in links for p in link.learned()), gradients, strict=True):
             parameter.grad = gradient
         return found
 

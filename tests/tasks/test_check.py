@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -81,6 +81,16 @@ def test_a_broken_task_is_told_what_was_expected(parts: dict[str, Any], says: st
         check_task(replace(Line(), **parts))
     assert says in str(caught.value)
     assert "Task Line breaks the task protocol" in str(caught.value)
+
+
+def test_an_accuracy_lies_between_0_and_1() -> None:
+    @dataclass(frozen=True)
+    class Wrong(Line):
+        scores_accuracy: ClassVar[bool] = True
+
+    check_task(replace(Wrong(), judge=lambda model, batch: torch.tensor(0.3)))
+    with pytest.raises(TaskError, match="must be from 0 to 1 where scores_accuracy is True; found -2 on train"):
+        check_task(replace(Wrong(), judge=lambda model, batch: torch.tensor(-2.0)))
 
 
 def test_missing_data_stays_a_data_error() -> None:

@@ -1,6 +1,8 @@
 """Loss, gradients and score of a batch: fused they are what the task's own methods give, and only where those are plain classification."""
 
+import copy
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from optevolve.tasks import Batch, load
+from optevolve.tasks.networks import GlobalAverage
 from optevolve.tasks.vision import Digits
-from optevolve.training import Engine
+from optevolve.training import Engine, convolution
+from optevolve.training.convolution import ConvNormSwish
 from optevolve.training.head import available
 from optevolve.training.objective import Objective
 
@@ -110,12 +114,13 @@ def test_a_label_that_is_no_class_gets_torchs_error() -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("labels", [[0, 1, 2, 9, 9, 3], [0, -100, 1, 2, 3, 4]])
-def test_a_chain_is_walked_as_autograd_walks_it(labels: list[int]) -> None:
+def test_a_chain_is_walked_as_autograd_walks_it(labels: list[int], precision: str) -> None:
     """Gradients, batch norm's statistics and the random numbers of the dropout, also where torch has to judge."""
     torch.manual_seed(0)
-    task = Digits(width=5)
-    walked, differentiated = (Objective(task, Engine(fused=True).prepare(task.model().train()), Engine(fused=True)) for _ in range(2))
+    task, engine = Digits(width=5), Engine(precision, fused=True)
+    walked, differentiated = (Objective(task, engine.prepare(task.model().train()), engine) for _ in range(2))
     differentiated.model.load_state_dict(walked.model.state_dict())
     assert walked.links is not None
     differentiated.links = None
@@ -131,6 +136,46 @@ def test_a_chain_is_walked_as_autograd_walks_it(labels: list[int]) -> None:
         assert value is not None
         assert expected is not None
         torch.testing.assert_close(value, expected, rtol=0, atol=0)
+
+
+@needs_compiler
+def test_a_layer_is_asked_what_it_takes_under_the_precision_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor whose torch is the faster from a smaller image on in bfloat16 than in float32."""
+    monkeypatch.setattr(convolution, "largest_image", lambda dtype, _: 16 if dtype is torch.bfloat16 else 4096)
+    real, ran = ConvNormSwish.run, []
+
+    def run(self: ConvNormSwish, x: Tensor) -> tuple[Tensor, Any]:
+        ran.append(precision)
+        return real(self, x)
+
+    monkeypatch.setattr(ConvNormSwish, "run", run)
+    task, batch = Digits(width=4), Batch(torch.randn(3, 1, 8, 8), torch.tensor([0, 1, 2]))
+    for precision in ("float32", "bf16"):
+        engine = Engine(precision, fused=True)
+        objective = Objective(task, engine.prepare(task.model().train()), engine)
+        assert objective.links is not None
+        objective(batch)
+    assert ran == ["float32", "float32"]
+
+
+@needs_compiler
+def test_weights_that_two_layers_share_are_left_to_autograd() -> None:
+    torch.manual_seed(0)
+    shared = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+    layers: list[nn.Module] = []
+    for convolution_ in (nn.Conv2d(1, 4, 3, padding=1, bias=False), shared, shared):
+        layers += [convolution_, nn.BatchNorm2d(4), nn.SiLU()]
+    plain = nn.Sequential(*layers, GlobalAverage(), nn.Dropout(0.0), nn.Linear(4, 10)).train()
+    batch, task = Batch(torch.randn(6, 1, 8, 8), torch.arange(6)), Digits(width=4)
+    model = Engine(fused=True).prepare(copy.deepcopy(plain))
+    objective = Objective(task, model, Engine(fused=True))
+    assert objective.kernel is not None
+    assert objective.links is None
+    for trained in (objective, Objective(task, plain, Engine())):
+        trained(batch)
+    for value, expected in zip(model.parameters(), plain.parameters(), strict=True):
+        assert expected.grad is not None
+        torch.testing.assert_close(value.grad, expected.grad, rtol=1e-4, atol=1e-5)
 
 
 @needs_compiler
