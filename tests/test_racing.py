@@ -113,7 +113,7 @@ def test_slack_takes_no_rate_that_diverged(untrained: float, expected: float) ->
 def test_a_floor_is_for_the_best_trial_not_for_the_bolder_rate() -> None:
     """Of the trials of a rule some lie between the floor and the best: whichever of them is chosen, the rule is not dropped."""
     bold = replace(TINY, rate_slack=0.9)
-    job = replace(JOB, rule="sign(g)")
+    job = replace(JOB, rule="momentum: sign(g)")
     chosen = measure(replace(job, protocol=bold))
     last = [curve for curve in chosen.curves if curve.purpose == "trial" and curve.steps[-1] == 48]
     best = max(curve.train_score[-1] for curve in last if curve.status is Status.COMPLETED)
@@ -149,7 +149,7 @@ def test_slack_is_for_accuracies(monkeypatch: pytest.MonkeyPatch) -> None:
         scores_accuracy: ClassVar[bool] = False
 
     monkeypatch.setitem(TASKS, "loss", Loss)
-    job = replace(JOB, rule="sign(g)")
+    job = replace(JOB, rule="momentum: sign(g)")
     rates = {
         (task, slack): measure(replace(job, task=task, protocol=replace(TINY, rate_slack=slack))).learning_rate
         for task in ("mlp-moons", "loss")
