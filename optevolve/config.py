@@ -80,8 +80,8 @@ class Protocol:
         rate_slack: of "fast": of the grid's learning rates in the last rung the largest is chosen whose gain over a run that learns nothing
             is at most this share below the best one's, for runs longer than the trials bear larger rates; and a rate off the grid, a half
             decade or beyond its edge, only where its gain is better than all of the grid's by more than this share, for noise decides
-            between near equals. Should the full run at a bolder rate diverge, or end below the best trial, it is made again at the best
-            rate. 0: the best is chosen, as it is on tasks whose score is no accuracy (`Task.scores_accuracy`).
+            between near equals. Should the full run at a bolder rate diverge, it is made again at the best one. 0: the best is chosen,
+            as it is on tasks whose score is no accuracy (`Task.scores_accuracy`).
         learning_rates: the grid, each tried for `trial_steps`.
         first_learning_rates: tried first; if none reaches `first_floor`, the rule is dropped.
         weight_decays: decoupled weight decays, each step's times its learning rate. The first is that of the learning-rate trials. The

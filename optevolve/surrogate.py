@@ -222,9 +222,8 @@ class _Measurement:
             return Status.STOPPED, f"best trial score {race.best_score:.4g} (near {chosen[0]:g}) below {needed:.4g}", None, None
         seeds = [full_seed(self.job.seed, number) for number in range(protocol.full_seeds)]
         found = self._full_runs(chosen, seeds)
-        status, _, _, fitness = found
-        failed = status is Status.DIVERGED or (fitness is not None and fitness < race.best_score)
-        if not failed or race.best is None or race.best >= chosen:
+        # Divergence alone decides, which shows in training: were it the score, a choice would have seen what gives the fitness.
+        if found[0] is not Status.DIVERGED or race.best is None or race.best >= chosen:
             return found
         self.curves = [replace(curve, purpose="trial") for curve in self.curves]  # that rate was one too much
         return self._full_runs(race.best, seeds)

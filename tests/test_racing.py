@@ -125,20 +125,31 @@ def test_a_floor_is_for_the_best_trial_not_for_the_bolder_rate() -> None:
     assert f"best trial score {best:.4g}" in dropped.reason
 
 
-@pytest.mark.parametrize(("steps", "limit", "end"), [(150, 1e4, Status.DIVERGED), (220, 1e30, Status.COMPLETED)])
-def test_a_bolder_rate_that_fails_in_the_full_run_gives_way_to_the_best(steps: int, limit: float, end: Status) -> None:
-    """Weights that grow by themselves: within a trial a large rate is nearly as good as the best, over a long run it ruins the model."""
-    careful = replace(TINY, full_steps=steps, epoch_steps=steps, rate_slack=0.0, max_loss_ratio=limit)
+def test_a_bolder_rate_that_diverges_in_the_full_run_gives_way_to_the_best() -> None:
+    """Weights that grow by themselves: within a trial a large rate is nearly as good as the best, over a long run it explodes."""
+    careful = replace(TINY, full_steps=150, epoch_steps=150, rate_slack=0.0)
     growing = replace(JOB, rule="sign(g) - 0.1 * w", protocol=careful)
     cautious = measure(growing)
     bold = measure(replace(growing, protocol=replace(careful, rate_slack=0.9)))
     assert cautious.status is bold.status is Status.COMPLETED
     assert bold.learning_rate == cautious.learning_rate
     assert bold.fitness == cautious.fitness
-    more = [curve for curve in bold.curves if curve.learning_rate > bold.learning_rate and curve.steps[-1] > 48]
-    assert {curve.purpose for curve in more} == {"trial"}
-    assert more[0].status is end
+    more = [curve for curve in bold.curves if curve.status is Status.DIVERGED and curve.steps[-1] > 48]
+    assert [curve.purpose for curve in more] == ["trial"]
+    assert more[0].learning_rate > cautious.learning_rate
     assert [curve.purpose for curve in bold.curves].count("full") == TINY.full_seeds
+
+
+def test_a_bolder_rate_is_not_given_up_for_its_fitness() -> None:
+    """Else what gives the fitness, in a final evaluation the test split, would have had a say in the choice."""
+    ruined = replace(TINY, full_steps=220, epoch_steps=220, max_loss_ratio=1e30)
+    job = replace(JOB, rule="sign(g) - 0.1 * w", protocol=replace(ruined, rate_slack=0.9))
+    bold, cautious = measure(job), measure(replace(job, protocol=replace(ruined, rate_slack=0.0)))
+    assert bold.fitness is not None
+    assert cautious.fitness is not None
+    assert bold.fitness < cautious.fitness
+    assert bold.learning_rate == 1.0
+    assert measure(replace(job, split=Split.TEST)).learning_rate == 1.0
 
 
 def test_slack_is_for_accuracies(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +191,7 @@ def test_a_candidate_costs_at_most_an_eighth_of_the_papers() -> None:
     for peak in (-9.0, -5.2, -2.0, 1.3, 5.0):
         landscape = Landscape(peak)
         Race(FAST, 0, landscape).winner()
-        step = 0.18  # of one on whole images: the figure of docs/results/calibration.md for FAST.resolution_share of their edge
+        step = 0.18  # of one on whole images, rounded up from docs/results/calibration.md, for FAST.resolution_share of their edge
         assert 8 * step * (sum(steps for _, steps, _ in landscape.runs) + FAST.full_seeds * FAST.full_steps) <= cost
 
 
