@@ -296,6 +296,7 @@ class RunConfig:
         seed: seed of everything random in the run.
         grammar: the space that rules are drawn from: "paper", "bello2017" or "extended"; or one's own: the path of a TOML file, or a table
             [grammar] with what such a file holds (see docs/search-space.md). A path is read at once, and the run keeps the table.
+            A table of a few fields changes the grammar that there is: `grammar.decays = false` switches decay functions off.
         initial: how the initial population is measured.
         evolution: how particles and their children are measured.
         search: size of the search.

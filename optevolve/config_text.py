@@ -1,8 +1,8 @@
 """Config as text: TOML files, presets and `--set key=value` to `RunConfig`, and back.
 
 A config is text on top of a preset: tables are merged key by key, everything else (lists, rounds of elimination, options of a task, a
-grammar) is replaced as a whole. Every mistake becomes one `ConfigError` that names the dotted key, what was expected, what was found and
-the nearest known key.
+grammar with lists of its own) is replaced as a whole. Every mistake becomes one `ConfigError` that names the dotted key, what was expected,
+what was found and the nearest known key.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, cast, get_args, get_origin
 from optevolve.config import PROTOCOLS, RunConfig
 from optevolve.config_check import NONE, hints_of, nearest, shown, unknown_key, validated
 from optevolve.errors import ConfigError
+from optevolve.space.grammar import changed
 
 __all__ = [
     "DEFAULT_PRESET",
@@ -124,7 +125,8 @@ def apply_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
     for key, value in values:
         if key.endswith("protocol.preset"):  # first, as in a file: what is set beside it stays, in whatever order it is said
             _put(table, key.split(".")[:-1], _protocol(value, f"--set {key}"), key)
-    for key, value in values:
+    # A whole grammar before changes to it, in whatever order they are said.
+    for key, value in sorted(values, key=lambda item: item[0] != "grammar"):
         if not key.endswith("protocol.preset"):
             _put(table, key.split("."), value, key)
     return validated(table, "--set") if values else config  # as a whole: single values may only fit together
@@ -226,8 +228,11 @@ def _plain(value: Any) -> Any:
 def _merge(base: Table, table: Mapping[str, Any]) -> Table:
     merged = dict(base)
     for key, value in table.items():
+        if key == "grammar" and isinstance(value, dict) and isinstance(merged.get(key), str | dict):
+            merged[key] = changed(merged[key], value)
+            continue
         both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both_tables and key not in {"task_options", "grammar"} else value
+        merged[key] = _merge(merged[key], value) if both_tables and key != "task_options" else value
     return merged
 
 
@@ -265,6 +270,8 @@ def _put(table: Any, path: Sequence[str], value: Any, key: str) -> None:
     """Sets the value at a path of keys and list positions. A wrong last key is left to validation, which knows what is near."""
     *parents, last = path
     for parent in parents:
+        if parent == "grammar" and isinstance(table, dict) and isinstance(table.get(parent), str):
+            table[parent] = changed(table[parent], {})
         if isinstance(table, list):
             table = table[_position(table, parent, key)]
         elif isinstance(table, dict) and isinstance(table.get(parent), dict | list):

@@ -336,6 +336,23 @@ def test_a_grammar_may_be_a_table_and_is_replaced_as_a_whole() -> None:
         from_toml('[grammar]\nextends = "paper"\np_decy = 0.5')
 
 
+def test_a_few_fields_change_the_grammar_that_there_is(tmp_path: Path) -> None:
+    off = {"extends": "paper", "decays": False}
+    assert from_toml("grammar.decays = false").grammar == off
+    assert apply_settings(preset("paper"), ["grammar.decays=false"]).grammar == off
+    assert apply_settings(preset("small"), ["grammar={decays=false}"]).grammar == {"decays": False}
+    for order in (["grammar=extended", "grammar.decays=false"], ["grammar.decays=false", "grammar=extended"]):
+        assert apply_settings(preset("small"), order).grammar == {"extends": "extended", "decays": False}
+    base = from_toml('[grammar]\nextends = "bello2017"\np_decay = 0.5')
+    assert from_toml("[grammar]\ndecays = false", base=base).grammar == {"extends": "bello2017", "p_decay": 0.5, "decays": False}
+    file = tmp_path / "mine.toml"
+    file.write_text('extends = "paper"\nunary = ["sign(x)"]\n', encoding="utf-8")
+    found = apply_settings(preset("small"), [f"grammar={file}", "grammar.decays=false"])
+    assert found.grammar == {"extends": "paper", "unary": ["sign(x)"], "decays": False}
+    assert from_toml(to_toml(found)) == found
+    assert ("grammar.decays", None, False) in difference(preset("small"), found)
+
+
 def test_settings_are_checked_together() -> None:
     """Neither of two values that depend on each other has to come first."""
     base = preset("quick")

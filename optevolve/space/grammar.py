@@ -19,16 +19,18 @@ from optevolve.errors import ConfigError, ParseError
 from optevolve.space.decays import is_time_only
 from optevolve.space.expression import Node
 from optevolve.space.operands import OPERANDS
-from optevolve.space.operators import BASE_DECAYS, OPERATORS
+from optevolve.space.operators import BASE_DECAYS, LEAVES, OPERATORS
 from optevolve.space.rule import KINDS
 from optevolve.space.text import parse_expression
 
-__all__ = ["GRAMMARS", "Grammar", "arity_of", "from_table", "from_toml", "grammar", "paper_grammar", "read_table", "template"]
+__all__ = ["GRAMMARS", "Grammar", "arity_of", "changed", "from_table", "from_toml", "grammar", "paper_grammar", "read_table", "template"]
 
 GRAMMARS = ("paper", "bello2017", "extended")
 HOLES = ("x", "y")
 _PACKAGED = "optevolve.space.grammars"
 _ARITIES = {"operands": 0, "unary": 1, "binary": 2, "base_decays": 0, "decay_unary": 1, "decay_binary": 2}
+_OWN = {"operands", "unary", "binary", "extends"}  # a table with none of these changes a grammar that there is
+_STEP_LEAVES = {row.name for row in LEAVES.values() if not row.tensor}
 _ANY_DECAY = {hole: Node("a1") for hole in HOLES}
 
 
@@ -50,7 +52,9 @@ class Grammar:
     Attributes:
         name: how it is called.
         operands, unary, binary: templates of update equations.
-        base_decays, decay_unary, decay_binary: the same for decay functions; base_decays empty for a grammar without decays.
+        base_decays, decay_unary, decay_binary: the same for decay functions; base_decays may be empty, and no decay is then drawn.
+        decays: whether rules have decay functions. False: none is drawn, and no mutation adds one; the share of mutations that would have
+            changed a decay falls to the others, in proportion.
         kinds: kinds of rule, drawn uniformly.
         identity: the unary template drawn with probability `p_identity`; the others share the rest.
         hidden_nodes: hidden nodes beside the root.
@@ -67,6 +71,7 @@ class Grammar:
     base_decays: tuple[str, ...] = BASE_DECAYS
     decay_unary: tuple[str, ...] = ()
     decay_binary: tuple[str, ...] = ()
+    decays: bool = True
     kinds: tuple[str, ...] = KINDS
     identity: str = "identity(x)"
     hidden_nodes: int = 5
@@ -84,6 +89,8 @@ class Grammar:
         for key, arity in _ARITIES.items():
             for text in getattr(self, key):
                 self._check_template(key, text, arity)
+        if not self.decays:
+            self._require_no_decays()
         for key, least in self._least().items():
             if len(set(getattr(self, key))) < least:
                 raise ConfigError(f"Expected at least {least} {key} in grammar {self.name!r}, got {len(getattr(self, key))}. Add some.")
@@ -112,10 +119,25 @@ class Grammar:
         if "decay" in key and not is_time_only(template(text).substitute(_ANY_DECAY)):
             raise ConfigError(f"Expected a function of the step alone among {key} of grammar {self.name!r}, got {text!r}. Use a1 … a14.")
 
+    def _require_no_decays(self) -> None:
+        """Refuses templates of update equations that are made of functions of the step."""
+        for key in ("operands", "unary", "binary"):
+            for text in getattr(self, key):
+                if found := sorted({node.name for node in template(text).walk()} & _STEP_LEAVES):
+                    raise ConfigError(
+                        f"Expected {key} without functions of the step in grammar {self.name!r}, whose decays are switched off, got "
+                        f"{text!r} with {found[0]}. Leave it out, or set decays = true."
+                    )
+
+    @property
+    def draws_decays(self) -> bool:
+        """Whether there are decays to draw and to mutate."""
+        return self.decays and bool(self.base_decays)
+
     def _least(self) -> dict[str, int]:
         """How many different entries a list needs so that a mutation finds another: a rewired binary node has two inputs already."""
         least = {"operands": 3, "unary": 1, "binary": 1, "kinds": 1}
-        if self.base_decays:
+        if self.draws_decays:
             least |= {"base_decays": 3 if self.decay_binary else 2, "decay_unary": 1, "decay_binary": int(self.p_decay_unary < 1)}
         return least
 
@@ -174,6 +196,20 @@ def read_table(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"Cannot read the grammar {str(path)!r}: {reason}. Expected a TOML file of templates.") from error
 
 
+def changed(base: str | Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of a grammar with changes, or of another where the changes are a whole grammar or say what they extend.
+
+    Args:
+        base: what is changed: as `grammar` takes it.
+        table: some fields, such as {"decays": False}.
+    """
+    if table.keys() & _OWN:
+        return dict(table)
+    if not isinstance(base, str):
+        return {**base, **table}
+    return {"extends": base, **table} if base in GRAMMARS else {**read_table(base), **table}
+
+
 def _table(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
@@ -188,12 +224,14 @@ def from_toml(text: str) -> Grammar:
 
 def from_table(table: Mapping[str, Any]) -> Grammar:
     """A grammar from the fields of `Grammar`, lists of templates in native notation. With `extends`, one of `GRAMMARS`, these lists are
-    added to those of that grammar and the other fields replace its own.
+    added to those of that grammar and the other fields replace its own. A table without operands and operators extends the paper's.
 
     Raises:
         ConfigError: if a field is unknown, missing or of the wrong type, or a template does not parse.
     """
     table = dict(table)
+    if table and not table.keys() & _OWN:
+        table = {"extends": "paper"} | table
     base = None
     if "extends" in table:
         name = table.pop("extends")
@@ -221,6 +259,10 @@ def _checked(key: str, value: Any, wanted: str) -> Any:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
         expected = "a list of texts"
+    elif wanted == "bool":
+        if isinstance(value, bool):
+            return value
+        expected = "true or false"
     elif wanted == "str":
         if isinstance(value, str):
             return value

@@ -26,7 +26,7 @@ DECAY_DISTANCE = 1e-4
 
 def mutate(genome: Genome, rng: np.random.Generator, grammar: Grammar, accept: Accept) -> tuple[Genome, str]:
     """A child that differs in one active node, and what was changed, in words. Children that are cyclic, unchanged or refused are drawn
-    again from the same parent; the child takes the sign that `accept` returns.
+    again from the same parent, as are changes for which the grammar has nothing; the child takes the sign that `accept` returns.
 
     Args:
         genome: the parent; its active graph is acyclic.
@@ -72,7 +72,7 @@ def _mutate_once(genome: Genome, rng: np.random.Generator, grammar: Grammar) -> 
         kind = choose(rng, grammar.kinds, but=(genome.kind,))
         return replace(genome, kind=kind), f"kind: {genome.kind} to {kind}"
     else:
-        if not grammar.base_decays:
+        if not grammar.draws_decays:
             return None, ""
         changed, change = _change_decay(slot, rng, grammar)
         if changed is None:

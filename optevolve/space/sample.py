@@ -106,7 +106,7 @@ def _sample_slot(rng: np.random.Generator, grammar: Grammar, number: int) -> Slo
     is_root = number == grammar.hidden_nodes
     arity = 1 if rng.random() < (grammar.p_root_unary if is_root else grammar.p_hidden_unary) else 2
     inputs = _root_inputs(rng, grammar, arity) if is_root else _hidden_inputs(rng, grammar, number, arity)
-    p_decay = 0.0 if not grammar.base_decays else grammar.p_root_decay if is_root and arity == 1 else grammar.p_decay
+    p_decay = 0.0 if not grammar.draws_decays else grammar.p_root_decay if is_root and arity == 1 else grammar.p_decay
     decays = tuple(sample_decay(rng, grammar) if rng.random() < p_decay else None for _ in inputs)
     return Slot(draw_operator(rng, grammar, arity), inputs, decays)
 

@@ -1,5 +1,6 @@
 """Grammars: those that come along, one's own from a table, and what is refused; rules drawn from each parse, run and pass the check."""
 
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from optevolve.space.genome import HIDDEN, DecayGenome, Genome
 from optevolve.space.grammar import GRAMMARS, Grammar, arity_of, from_table, from_toml, grammar, paper_grammar, template
 from optevolve.space.interpret import ReferenceOptimizer
 from optevolve.space.mutate import mutate
+from optevolve.space.operators import LEAVES
 from optevolve.space.sample import sample_genome
 from optevolve.space.simplify import simplify
 
@@ -200,11 +202,65 @@ def test_arity_counts_distinct_holes() -> None:
         ({"base_decays": ["a1", "a2"], "decay_unary": ["identity(x)"]}, "at least 1 decay_binary"),
         ({"extends": "papper"}, "Expected one of paper, bello2017, extended for 'extends'"),
         ({"extends": ["paper"]}, "for 'extends'"),
+        ({"decays": 0}, "Expected true or false for 'decays' of a grammar, got 0"),
+        ({"decays": "no"}, "Expected true or false"),
     ],
 )
 def test_mistakes_in_a_table(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         from_table({**SMALLEST, **changes})
+
+
+def functions_of_the_step(genome: Genome) -> set[str]:
+    return {node.name for node in genome.rule.expression.walk()} & {name for name, row in LEAVES.items() if not row.tensor}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"decays": False},
+        {"decays": False, "p_decay": 1.0, "p_root_decay": 1.0, "base_decays": ["a1 * a2"]},
+        {"extends": "extended", "decays": False},
+        {"extends": "bello2017", "decays": False, "decay_binary": ["x * y"]},
+        {**tomllib.loads(OWN), "decays": False},
+        {**SMALLEST, "base_decays": ["a1"], "decays": False},  # too few to draw decays from, which nobody does
+        SMALLEST,
+    ],
+    ids=str,
+)
+def test_no_decay_is_drawn_nor_added_by_a_mutation_where_they_are_switched_off(table: dict[str, Any]) -> None:
+    chosen = from_table(table)
+    count = 0
+    for genome in [*genomes(chosen, 1000), *(child for seed in range(4) for child in walk(chosen, 500, seed))]:
+        count += 1
+        assert all(decay is None for slot in genome.slots for decay in slot.decays)
+        assert not functions_of_the_step(genome)
+    assert count == 3000
+
+
+def test_the_share_of_mutated_decays_falls_to_the_other_mutations() -> None:
+    off = from_table({"decays": False, "p_operand": 1.0})
+    rng = np.random.default_rng(0)
+    parent = sample_genome(rng, off)
+    kinds = sum(mutate(parent, rng, off, always)[1].startswith("kind: ") for _ in range(4000))
+    # A tenth of nine; somewhat more, since other children that are unchanged are drawn again.
+    assert 1 / 9 - 0.01 < kinds / 4000 < 1 / 9 + 0.03
+
+
+def test_decays_are_drawn_unless_they_are_switched_off() -> None:
+    for chosen in (from_table({"decays": True}), from_table({"p_decay": 0, "p_root_decay": 0})):
+        assert any(map(functions_of_the_step, walk(chosen, 200)))
+    assert from_table({"decays": True}) == paper_grammar()
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [({"operands": ["a3 * g"]}, "'a3 [*] g' with a3"), ({"unary": ["x * b"]}, "with b"), ({"binary": ["a1 * x + a2 * y"]}, "with a1")],
+)
+def test_templates_made_of_decays_are_refused_where_decays_are_switched_off(changes: dict[str, Any], found: str) -> None:
+    with pytest.raises(ConfigError, match=rf"without functions of the step in grammar 'paper', .* got .*{found}"):
+        from_table({"extends": "paper", "decays": False, **changes})
+    from_table({"extends": "paper", **changes})
 
 
 @pytest.mark.parametrize("key", ["name", "operands", "unary", "binary"])
