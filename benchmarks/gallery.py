@@ -25,8 +25,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
+from optevolve.library import SCHEDULES, ZOO, ZooRule
 from optevolve.optim import class_name
-from optevolve.report.drawing import INK, MUTED, SERIES, SURFACE, new_figure, svg, thinned, tidy
+from optevolve.reporting.drawing import INK, MUTED, SERIES, SURFACE, new_figure, svg, thinned, tidy
 from optevolve.schedule import schedule_values
 from optevolve.space.decays import values_of
 from optevolve.space.interpret import ReferenceOptimizer
@@ -35,7 +36,6 @@ from optevolve.space.lower import lower
 from optevolve.space.rule import UpdateRule
 from optevolve.space.show import Description, describe
 from optevolve.space.text import format_expression
-from optevolve.zoo import SCHEDULES, ZOO, ZooRule
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

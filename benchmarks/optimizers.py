@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from optevolve.compile import build
-from optevolve.zoo import ZOO
+from optevolve.library import ZOO
 
 THREADS = 2
 LARGE_TENSORS, LARGE_ELEMENTS = 60, 25_000_000
@@ -55,7 +55,7 @@ FIRST_STEP = """
 import sys, time, torch
 torch.set_num_threads(2)
 from optevolve.compile import build
-from optevolve.zoo import ZOO
+from optevolve.library import ZOO
 params = [torch.nn.Parameter(torch.zeros(1000)) for _ in range(60)]
 for p in params:
     p.grad = torch.ones(1000)

@@ -20,9 +20,9 @@ import torch
 from scipy import stats
 
 from optevolve.config import Protocol, Schedule
+from optevolve.library import ZOO
 from optevolve.records import Job, Status
 from optevolve.surrogate import measure
-from optevolve.zoo import ZOO
 
 MARGIN = 0.1
 RULES = [

@@ -20,12 +20,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from optevolve.algorithms import ALGORITHMS, Sameness
 from optevolve.config import Protocol, Search
 from optevolve.integrity import check_integrity
 from optevolve.records import Job, Outcome, Status, TrainingCurve
 from optevolve.run.driver import Ask, Happening, drive
 from optevolve.run.store import Study
-from optevolve.search import ALGORITHMS, Sameness
 from optevolve.space.grammar import grammar
 
 PROTOCOL = Protocol()

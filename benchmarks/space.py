@@ -34,7 +34,7 @@ from optevolve.space.simplify import simplify
 
 RUNS = 5
 PAPER = grammar("paper")
-IMPORT = "import optevolve.space, optevolve.search, sys; assert 'torch' not in sys.modules"
+IMPORT = "import optevolve.space, optevolve.algorithms, sys; assert 'torch' not in sys.modules"
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,9 @@ def our_rate(spec: str, engine: dict[str, Any], seconds: float) -> float:
     import torch
 
     from optevolve.compile import build
+    from optevolve.library import ZOO
     from optevolve.tasks import load
     from optevolve.training import Engine, train
-    from optevolve.zoo import ZOO
 
     torch.set_num_threads(1)
     task = load(spec)
@@ -90,9 +90,9 @@ def replica_rates(spec: str, device: str, count: int, seconds: float) -> tuple[f
     import torch
 
     from optevolve.compile import build
+    from optevolve.library import ZOO
     from optevolve.tasks import load
     from optevolve.training import Engine, Run, Terms, train_many
-    from optevolve.zoo import ZOO
 
     torch.set_num_threads(1)
     task, rule = load(spec), ZOO["opt6"].rule

@@ -1,6 +1,6 @@
 """Rules compared on tasks: tuned alike, trained under paired seeds, judged on test data at the end of training.
 
-What `optevolve.evaluate` does with the survivors of a search, for any rules: see there for how they are tuned and tested. Everything is
+What `optevolve.evaluation` does with the survivors of a search, for any rules: see there for how they are tuned and tested. Everything is
 kept in the folder's study, so that a comparison goes on where it stopped, and grows by rules, tasks and seeds.
 """
 
@@ -20,17 +20,17 @@ from optevolve.config import FAST, Evaluation, Protocol, RunConfig
 from optevolve.config_text import apply_settings, difference, to_toml
 from optevolve.eliminate import Contestant
 from optevolve.errors import ConfigError, StudyError
-from optevolve.evaluate import Comparison, EvaluationSource
-from optevolve.evaluate import compare as table_of
+from optevolve.evaluation import Comparison, EvaluationSource
+from optevolve.evaluation import compare as table_of
+from optevolve.library import ZOO, rule_or_name
 from optevolve.listening import Listening
 from optevolve.progress import Listener
-from optevolve.report.contest import write_plot
+from optevolve.reporting.contest import write_plot
 from optevolve.run.folder import config_of, write_text
 from optevolve.run.session import session
 from optevolve.run.store import Study
 from optevolve.space import UpdateRule, parse
 from optevolve.tasks import check_task, load, spec_of
-from optevolve.zoo import ZOO, rule_or_name
 
 __all__ = ["PROTOCOLS", "WEIGHT_DECAYS", "compare", "name_of"]
 

@@ -180,7 +180,7 @@ class Search:
     """Size of the search. Source: method section 5.
 
     Attributes:
-        algorithm: a key of `optevolve.search.ALGORITHMS`: "particle", "random" or "regularized", all at the same budget.
+        algorithm: a key of `optevolve.algorithms.ALGORITHMS`: "particle", "random" or "regularized", all at the same budget.
         population: initial random rules, each passing the integrity check.
         particles: the best of the population, each an independent line.
         timesteps: generations of each particle.

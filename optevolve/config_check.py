@@ -80,8 +80,8 @@ def hints_of(owner: type) -> dict[str, Any]:
 
 def _check(config: RunConfig, source: str) -> None:
     """What types cannot say: names that must be known, and numbers that depend on each other."""
-    from optevolve.search import ALGORITHMS
-    from optevolve.zoo import ZOO
+    from optevolve.algorithms import ALGORITHMS
+    from optevolve.library import ZOO
 
     names: list[tuple[str, str, list[str]]] = [
         ("search.algorithm", config.search.algorithm, list(ALGORITHMS)),

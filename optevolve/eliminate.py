@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from optevolve.algorithms.standing import Score, merits
 from optevolve.config import EliminationRound
 from optevolve.records import Job, Measurement, Outcome, Proposal, Status
-from optevolve.search.standing import Score, merits
 from optevolve.several import join
 from optevolve.tasks import spec_of
 
@@ -43,7 +43,7 @@ def contenders(measurements: Iterable[Measurement], limit: int, over_tasks: str 
     Args:
         measurements: of a search, in the order of asking.
         limit: how many, at least 1.
-        over_tasks: how rules measured on several tasks compare within their stage, see `optevolve.search.standing.merits`.
+        over_tasks: how rules measured on several tasks compare within their stage, see `optevolve.algorithms.standing.merits`.
     """
     found = [m for m in measurements if m.proposal is not None and not m.same_as and m.outcome.status is Status.COMPLETED]
     merit: dict[int, float] = {}

@@ -15,8 +15,8 @@ from optevolve.compile.build import build as build_rule
 from optevolve.compile.build import class_of, schedule_of
 from optevolve.compile.contract import RuleOptimizer
 from optevolve.compile.schedulers import WarmupCosine
+from optevolve.library import SCHEDULES, ZOO, rule_or_name
 from optevolve.space.rule import UpdateRule
-from optevolve.zoo import SCHEDULES, ZOO, rule_or_name
 
 _SPELLINGS = {
     "sgd": "SGD", "adamw": "AdamW", "rmsprop": "RMSprop", "powersign": "PowerSign", "addsign": "AddSign", "qhm": "QHM",

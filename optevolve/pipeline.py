@@ -11,30 +11,30 @@ from pathlib import Path
 from typing import Any
 
 from optevolve import __version__, surrogate
+from optevolve.algorithms import ALGORITHMS, Sameness
+from optevolve.algorithms.ties import seed_number
 from optevolve.compile import export
 from optevolve.config import Options, RunConfig, Stage
 from optevolve.config_text import assemble, checked, to_toml
 from optevolve.eliminate import Contestant, EliminationSource, contenders, seed_for
 from optevolve.errors import ConfigError, StudyError
-from optevolve.evaluate import Comparison, EvaluationSource, compare
+from optevolve.evaluation import Comparison, EvaluationSource, compare
 from optevolve.integrity import check_integrity
+from optevolve.library import ZOO
 from optevolve.listening import Listening
 from optevolve.records import Job, Outcome
-from optevolve.report import leaderboard as ranked
-from optevolve.report import write_report
-from optevolve.report.figures import write_figures
+from optevolve.reporting import leaderboard as ranked
+from optevolve.reporting import write_report
+from optevolve.reporting.figures import write_figures
 from optevolve.run.driver import Ask
 from optevolve.run.folder import open_run, read_run
 from optevolve.run.session import Session, session
 from optevolve.run.store import Study
 from optevolve.run.watch import Callback
-from optevolve.search import ALGORITHMS, Sameness
-from optevolve.search.ties import seed_number
 from optevolve.several import join, split
 from optevolve.space import UpdateRule, parse
 from optevolve.space.grammar import grammar
 from optevolve.tasks import check_task, load, spec_of
-from optevolve.zoo import ZOO
 
 __all__ = ["Result", "comparisons", "evaluate", "leaderboard", "report", "resume", "search"]
 

@@ -12,10 +12,10 @@ from dataclasses import replace
 from functools import lru_cache
 
 from optevolve.errors import ConfigError, TaskError
+from optevolve.library import ZOO
 from optevolve.records import Job, Outcome, Status
 from optevolve.tasks import load
 from optevolve.training import untrained_score
-from optevolve.zoo import ZOO
 
 __all__ = ["SEPARATOR", "join", "measure_all", "split"]
 

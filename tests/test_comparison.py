@@ -8,9 +8,9 @@ import pytest
 import optevolve
 from optevolve.comparison import PROTOCOLS, compare, name_of
 from optevolve.errors import ConfigError, ParseError, StudyError, TaskError
+from optevolve.library import ZOO
 from optevolve.records import Split
 from optevolve.run.store import Study
-from optevolve.zoo import ZOO
 
 TINY = ["learning_rates=[1.0, 0.1]", "full_steps=40", "trial_steps=8", "epoch_steps=20", "full_seeds=1", "weight_decays=[0.0, 0.1]"]
 TEXT = "Mom ~ g"  # the paper's notation

@@ -42,15 +42,15 @@ def test_task(tmp_path: Path) -> None:
 
 def test_search_algorithm(tmp_path: Path) -> None:
     algorithm, trial = blocks("Add a search algorithm", "python")
-    # As optevolve/search/climb.py would be, without writing into the package.
-    package = "import sys, types\nmodule = types.ModuleType('optevolve.search.climb')\n"
-    package += f"exec(compile({algorithm!r}, 'climb.py', 'exec'), module.__dict__)\nsys.modules['optevolve.search.climb'] = module\n"
+    # As optevolve/algorithms/climb.py would be, without writing into the package.
+    package = "import sys, types\nmodule = types.ModuleType('optevolve.algorithms.climb')\n"
+    package += f"exec(compile({algorithm!r}, 'climb.py', 'exec'), module.__dict__)\nsys.modules['optevolve.algorithms.climb'] = module\n"
     run(["-c", package + trial], tmp_path)
 
 
 @pytest.mark.parametrize("name", ["CONTRIBUTING.md", "README.md"])
 def test_files_that_are_named_exist(name: str) -> None:
     root = Path(__file__).parents[1]
-    made_later = {"my_tasks.py", "optevolve/search/climb.py"}
+    made_later = {"my_tasks.py", "optevolve/algorithms/climb.py"}
     named = set(re.findall(r"`((?:optevolve|tests|docs|benchmarks|examples)/[\w./]+\.\w+)`", (root / name).read_text(encoding="utf-8")))
     assert sorted(file for file in named - made_later if not (root / file).is_file()) == []

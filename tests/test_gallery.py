@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from optevolve.compile import class_of
+from optevolve.library import SCHEDULES, ZOO
 from optevolve.optim import class_name
 from optevolve.space.latex import latex, latex_expression
 from optevolve.space.show import describe
-from optevolve.zoo import SCHEDULES, ZOO
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs" / "optimizers"

@@ -9,9 +9,9 @@ import torch
 import optevolve as oe
 from optevolve import optim
 from optevolve.compile.schedulers import WarmupCosine
+from optevolve.library import SCHEDULES, ZOO, rule_or_name
 from optevolve.schedule import schedule_values
 from optevolve.space.decays import values_of
-from optevolve.zoo import SCHEDULES, ZOO, rule_or_name
 
 TWINS = {
     "SGD": (lambda p: torch.optim.SGD(p, 0.01), {}),

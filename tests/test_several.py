@@ -6,12 +6,12 @@ import pytest
 
 from optevolve.config import FAST
 from optevolve.errors import ConfigError, TaskError
+from optevolve.library import ZOO
 from optevolve.records import Job, Outcome, Status
 from optevolve.several import join, measure_all, split
 from optevolve.surrogate import measure
 from optevolve.tasks import load
 from optevolve.training import untrained_score
-from optevolve.zoo import ZOO
 
 ADAM = str(ZOO["adam"].rule)
 TINY = replace(FAST, trial_steps=24, full_steps=40, epoch_steps=40, learning_rates=(0.1, 0.01, 1e-3))

@@ -37,7 +37,7 @@ def calibrate(
       optevolve calibrate --reference authors_log.csv --data data --out runs/calibration
       optevolve calibrate --reference log.csv --task digits --protocol paper --set full_steps=800 --out runs/paper
     """
-    from optevolve.calibrate import calibrate as measure
+    from optevolve.calibration import calibrate as measure
 
     found = measure(
         reference, out, task=task, protocol=protocol, settings=settings or (), rules=rules, spread=spread, repeats=repeats, seed=seed,

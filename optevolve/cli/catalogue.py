@@ -24,8 +24,8 @@ def zoo(json: Annotated[bool, typer.Option("--json", help="Print the rules as a 
       optevolve zoo
       optevolve show opt6
     """
+    from optevolve.library import SCHEDULES, ZOO
     from optevolve.space.text import format_expression
-    from optevolve.zoo import SCHEDULES, ZOO
 
     rows = list(ZOO.values())
     schedules = {name: format_expression(factor) for name, factor in SCHEDULES.items()}

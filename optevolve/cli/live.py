@@ -28,7 +28,7 @@ def follow(place: str, number: int, every: float) -> None:
     Raises:
         StudyError: if there is no run.
     """
-    from optevolve.report import leaderboard
+    from optevolve.reporting import leaderboard
     from optevolve.run.folder import read_run
 
     screen = console()

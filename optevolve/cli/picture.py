@@ -49,7 +49,7 @@ def draw(curves: Mapping[str, npt.NDArray[np.float64]], path: Path) -> None:
     """
     from matplotlib.backend_bases import FigureCanvasBase
 
-    from optevolve.report.plots import decays
+    from optevolve.reporting.plots import decays
 
     if not curves:
         raise ExportError("Expected a rule with decays to draw, got one that is the same at every step. Leave --plot out.")

@@ -13,7 +13,7 @@ import typer
 from optevolve.cli.terminal import console, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from optevolve.evaluate import Comparison
+    from optevolve.evaluation import Comparison
 
 __all__ = ["evaluate", "print_comparisons", "report", "resume", "search", "top"]
 
@@ -197,7 +197,7 @@ def top(
 
         show(place, number, every)
         return
-    from optevolve.report import leaderboard  # not by way of the pipeline, which loads torch: a look at a run takes a blink
+    from optevolve.reporting import leaderboard  # not by way of the pipeline, which loads torch: a look at a run takes a blink
     from optevolve.run.folder import read_run
 
     with read_run(place) as (study, config):

@@ -51,7 +51,7 @@ def find(text: str, rank: int) -> Subject:
         ParseError: if it is neither a rule, a name, nor a folder.
         StudyError: if the folder holds no run, or too few rules.
     """
-    from optevolve.zoo import ZOO, rule_or_name
+    from optevolve.library import ZOO, rule_or_name
 
     if Path(text).is_dir():
         return _in_folder(Path(text), rank)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from optevolve.calibrate import calibrate
+from optevolve.calibration import calibrate
 from optevolve.records import Outcome, Status, TrainingCurve
 from optevolve.run.store import Study
 

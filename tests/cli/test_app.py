@@ -12,11 +12,11 @@ import pytest
 
 from optevolve.cli import main
 from optevolve.config_text import preset, to_toml
+from optevolve.library import SCHEDULES, ZOO
 from optevolve.space import LEAVES, OPERATORS, parse_expression
 from optevolve.space.latex import latex
 from optevolve.space.paper_notation import parse_paper
 from optevolve.space.show import describe
-from optevolve.zoo import SCHEDULES, ZOO
 
 COMMANDS = ["search", "resume", "top", "report", "show", "export", "zoo", "tasks", "config", "evaluate"]
 

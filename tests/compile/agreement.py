@@ -15,13 +15,13 @@ from optevolve.compile import build, class_of
 from optevolve.compile.cpp import translate
 from optevolve.compile.kernel import FusedStep, shared_object
 from optevolve.compile.schedulers import WarmupCosine
+from optevolve.library import ZOO
 from optevolve.schedule import schedule_values
 from optevolve.space.grammar import paper_grammar
 from optevolve.space.interpret import Interpreter, ReferenceOptimizer
 from optevolve.space.lower import lower
 from optevolve.space.rule import UpdateRule
 from optevolve.space.sample import sample_genome
-from optevolve.zoo import ZOO
 
 SHAPE, STEPS, TOTAL, LR = (5, 7), 100, 60, 0.01
 WARMUP, HOLD = 15, 5

@@ -10,8 +10,8 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from optevolve.compile import build
+from optevolve.library import ZOO
 from optevolve.space import parse
-from optevolve.zoo import ZOO
 from tests.compile.agreement import ZOO_NAMES, random_rules
 
 TOTAL = 50

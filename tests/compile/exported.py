@@ -8,9 +8,9 @@ from types import ModuleType
 import pytest
 
 from optevolve.compile import export
+from optevolve.library import ZOO
 from optevolve.space import parse
 from optevolve.space.rule import UpdateRule
-from optevolve.zoo import ZOO
 from tests.compile.agreement import ZOO_NAMES
 
 # Every published rule, and what none of them is made of.

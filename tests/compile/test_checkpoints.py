@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from optevolve.compile import build
+from optevolve.library import rule_or_name
 from optevolve.schedule import schedule_values
-from optevolve.zoo import rule_or_name
 
 RULES = ["opt6", "a5", "nesterov", "dropout(a4 * g, 0.3) + noise + v_hat"]
 WAYS = {

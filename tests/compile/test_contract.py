@@ -3,8 +3,8 @@
 import pytest
 
 from optevolve.compile import class_of
+from optevolve.library import ZOO
 from optevolve.space import parse
-from optevolve.zoo import ZOO
 from tests.compile import contract_checks, project_checks, torch_checks
 from tests.compile.agreement import ZOO_NAMES, random_rules
 

@@ -14,8 +14,8 @@ import torch
 from optevolve.compile import export
 from optevolve.compile.export import SELF_TEST_LR, SELF_TEST_STEPS, _self_test_inputs, recorded_trajectory
 from optevolve.errors import ExportError
+from optevolve.library import ZOO
 from optevolve.space import parse
-from optevolve.zoo import ZOO
 from tests.compile.agreement import ZOO_NAMES, random_rules
 from tests.compile.exported import RULES, exported_files, load
 

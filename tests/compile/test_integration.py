@@ -8,8 +8,8 @@ import torch._dynamo.testing
 from torch.optim import lr_scheduler
 
 from optevolve.compile import build
+from optevolve.library import ZOO
 from optevolve.space import parse
-from optevolve.zoo import ZOO
 from tests.compile.agreement import ZOO_NAMES, random_rules
 from tests.compile.torch_checks import SCHEDULERS
 

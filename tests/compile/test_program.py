@@ -7,8 +7,8 @@ from torch import Tensor
 from optevolve.compile.build import build, class_of
 from optevolve.compile.kernel import shared_object
 from optevolve.compile.program import program_of
+from optevolve.library import ZOO
 from optevolve.space.text import parse
-from optevolve.zoo import ZOO
 
 needs_compiler = pytest.mark.skipif(shared_object('extern "C" void nothing() {}') is None, reason="needs a C++ compiler")
 SIZES = [(3,), (16, 16), (257,), (5, 7, 2)]  # below, at and above a block of 256 together

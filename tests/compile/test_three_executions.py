@@ -6,8 +6,8 @@ For every zoo rule and 500 random ones, within the float32 tolerance that `asser
 import pytest
 
 from optevolve.compile import class_of, contract
+from optevolve.library import ZOO
 from optevolve.space import parse
-from optevolve.zoo import ZOO
 from tests.compile.agreement import ZOO_NAMES, assert_agree, compiled_together, random_rules, trained
 
 NAMED = [*(ZOO[name].rule for name in ZOO_NAMES), parse("-momentum: v_hat * a4"), parse("-nesterov: sign(qhm(v)) + 0.01 * w")]

@@ -3,10 +3,10 @@
 import hashlib
 import time
 
+from optevolve.algorithms import ALGORITHMS
 from optevolve.config import Protocol, Search
 from optevolve.records import Job, Outcome, Status, TrainingCurve
 from optevolve.run.driver import Ask
-from optevolve.search import ALGORITHMS
 from optevolve.space.grammar import grammar
 
 

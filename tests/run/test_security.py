@@ -14,14 +14,14 @@ from optevolve.config import RunConfig
 from optevolve.config_text import apply_settings, from_toml, preset
 from optevolve.errors import OptevolveError, ParseError
 from optevolve.records import Job, Measurement, Outcome, Proposal, Status
-from optevolve.report import write_report
+from optevolve.reporting import write_report
 from optevolve.run.folder import open_run, read_run
 from optevolve.run.store import Study
 from optevolve.space import parse
 
 PACKAGE = Path(optevolve.__file__).parent
 # Tasks given as module:Name, the function that workers call, optional libraries, and the package's own modules on first use.
-MAY_IMPORT_BY_NAME = {"tasks/registry.py", "run/worker.py", "run/metrics.py", "__init__.py", "report/__init__.py"}
+MAY_IMPORT_BY_NAME = {"tasks/registry.py", "run/worker.py", "run/metrics.py", "__init__.py", "reporting/__init__.py"}
 MAY_EVALUATE_FORMULAS = {"space/functions.py", "space/symbolic.py"}
 
 

@@ -3,12 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optevolve.library import ZOO
 from optevolve.space import OPERATORS, Operator, parse, parse_expression, register_operator
 from optevolve.space.decays import values_of
 from optevolve.space.explain import describe_course, explain, gradient_response
 from optevolve.space.grammar import paper_grammar
 from optevolve.space.sample import sample_genome
-from optevolve.zoo import ZOO
 
 PAPER = paper_grammar()
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from optevolve.algorithms import ALGORITHMS
 from optevolve.config import Search
 from optevolve.errors import ConfigError
 from optevolve.integrity import check_integrity
 from optevolve.records import Outcome, Status
-from optevolve.search import ALGORITHMS
 from optevolve.space import UpdateRule, parse
 from optevolve.space.genome import HIDDEN, DecayGenome, Genome
 from optevolve.space.grammar import GRAMMARS, Grammar, arity_of, from_table, from_toml, grammar, paper_grammar, template

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optevolve.library import SCHEDULES, ZOO
 from optevolve.space import Node, UpdateRule, parse, parse_expression
 from optevolve.space.decays import depends_on_time, is_time_only, values_of
 from optevolve.space.expression import number
@@ -10,7 +11,6 @@ from optevolve.space.grammar import paper_grammar
 from optevolve.space.interpret import ReferenceOptimizer
 from optevolve.space.sample import sample_genome
 from optevolve.space.schedule_split import decay_factors, schedule_of
-from optevolve.zoo import SCHEDULES, ZOO
 
 PAPER = paper_grammar()
 STEPS = 30

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from optevolve.integrity import check_integrity
+from optevolve.library import SCHEDULES, ZOO
 from optevolve.space import parse
 from optevolve.space.decays import decay_values
 from optevolve.space.explain import explain
 from optevolve.space.interpret import ReferenceOptimizer
 from optevolve.space.latex import latex
 from optevolve.space.show import describe, step_lines
-from optevolve.zoo import SCHEDULES, ZOO
 
 
 def test_adam() -> None:

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from optevolve.compile import build
 from optevolve.config import Protocol, Schedule
 from optevolve.errors import TaskError
+from optevolve.library import ZOO
 from optevolve.records import Job, Split, Status
 from optevolve.surrogate import measure
 from optevolve.tasks import Batch, Task, check_task, load, spec_of
@@ -20,7 +21,6 @@ from optevolve.tasks.base import NumberedBatch
 from optevolve.tasks.conditions import GradientNoise, Imbalance, LabelNoise, Rebatched, SparseGradients, Wrapper
 from optevolve.tasks.examples import uniform
 from optevolve.training import train
-from optevolve.zoo import ZOO
 
 
 @dataclass(frozen=True)

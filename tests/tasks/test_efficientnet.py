@@ -12,11 +12,11 @@ from torch import nn
 
 from optevolve.config import Protocol, Schedule
 from optevolve.errors import DataError, TaskError
+from optevolve.library import ZOO
 from optevolve.records import Job, Split, Status
 from optevolve.surrogate import measure
 from optevolve.tasks import TASKS, check_task, load
 from optevolve.tasks.vision import ImageTask
-from optevolve.zoo import ZOO
 
 WriteImages = Callable[..., Path]
 

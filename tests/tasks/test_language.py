@@ -9,11 +9,11 @@ import torch
 from optevolve.compile import build
 from optevolve.config import Protocol, Schedule
 from optevolve.errors import TaskError
+from optevolve.library import ZOO
 from optevolve.records import Job, Split, Status
 from optevolve.surrogate import measure
 from optevolve.tasks import check_task, load
 from optevolve.training import evaluate, train
-from optevolve.zoo import ZOO
 
 BRIEF = Protocol(
     learning_rates=(1e-2,),

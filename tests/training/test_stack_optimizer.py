@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from optevolve.compile import build
+from optevolve.library import ZOO
 from optevolve.tasks import load
 from optevolve.training import Engine, Run
 from optevolve.training.stack import Stack
 from optevolve.training.stack_optimizer import optimizer_of
-from optevolve.zoo import ZOO
 
 STEPS = 6
 RATES = (0.3, 1e-3, 0.02)

@@ -1,0 +1,126 @@
+"""Published rules and schedules as data: `rules.toml`, compiled like any other rule.
+
+`ZOO["opt6"].rule` is an `UpdateRule`; `SCHEDULES["L1"]` a factor on the learning rate as an expression of the step.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from optevolve.errors import ParseError
+from optevolve.space.expression import Node
+from optevolve.space.paper_notation import parse_paper
+from optevolve.space.rule import UpdateRule
+from optevolve.space.text import parse, parse_expression
+
+__all__ = ["SCHEDULES", "ZOO", "ZooRule", "rule_or_name", "zoo"]
+
+
+@dataclass(frozen=True)
+class ZooRule:
+    """A published optimizer.
+
+    Attributes:
+        name: its key in `ZOO`.
+        rule: what it does.
+        summary: in a few words.
+        source: who published it, where.
+        learning_rate: peak that the source recommends; None if it gives none.
+    """
+
+    name: str
+    rule: UpdateRule
+    summary: str
+    source: str
+    learning_rate: float | None = None
+
+
+@cache
+def _data() -> dict[str, Any]:
+    return tomllib.loads(resources.files(__name__).joinpath("rules.toml").read_text(encoding="utf-8"))
+
+
+def _row(table: str, name: str) -> Any:
+    rows = _data()[table]
+    if name not in rows:
+        near = get_close_matches(str(name), rows, 1) or get_close_matches(str(name).lower(), rows, 1)
+        raise KeyError(f"No {name!r} among the zoo's {table}." + (f" Did you mean {near[0]!r}?" if near else ""))
+    return rows[name]
+
+
+class _Zoo(Mapping[str, ZooRule]):
+    """`ZOO`: every published rule by name, parsed when first asked for."""
+
+    def __getitem__(self, name: str) -> ZooRule:
+        row = _row("rules", name)
+        return ZooRule(name, parse(row["rule"]), row["summary"], row["source"], row.get("learning_rate"))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_data()["rules"])
+
+    def __len__(self) -> int:
+        return len(_data()["rules"])
+
+
+class _Rules(Mapping[str, UpdateRule]):
+    """Published rules by name: `optevolve.zoo["opt6"]` is an `UpdateRule`. `ZOO` says of each who published it, too."""
+
+    def __getitem__(self, name: str) -> UpdateRule:
+        return ZOO[name].rule
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(ZOO)
+
+    def __len__(self) -> int:
+        return len(ZOO)
+
+    def __repr__(self) -> str:
+        return f"<published rules by name: {', '.join(self)}>"
+
+
+class _Schedules(Mapping[str, Node]):
+    """`SCHEDULES`: every published schedule factor by name."""
+
+    def __getitem__(self, name: str) -> Node:
+        return parse_expression(_row("schedules", name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_data()["schedules"])
+
+    def __len__(self) -> int:
+        return len(_data()["schedules"])
+
+
+ZOO: Mapping[str, ZooRule] = _Zoo()
+zoo: Mapping[str, UpdateRule] = _Rules()
+SCHEDULES: Mapping[str, Node] = _Schedules()
+
+
+def rule_or_name(text: str) -> UpdateRule:
+    """The rule of that name in the zoo, else the rule that the text spells, natively or as the paper does (`Nest ~ bessel_i1e(g)`).
+
+    The name of a schedule (L1 … L9) stands for gradient descent on it.
+
+    Raises:
+        ParseError: if it is neither; names near it are suggested.
+    """
+    name = text.strip().lower()
+    if name in ZOO:
+        return ZOO[name].rule
+    if name.upper() in SCHEDULES:
+        return UpdateRule(Node("mul", (SCHEDULES[name.upper()], Node("g"))))
+    if "~" in text:  # no native text has one
+        return parse_paper(text)
+    try:
+        return parse(text)
+    except ParseError as error:
+        near = get_close_matches(name, list(ZOO), 1, cutoff=0.7) if name.isidentifier() else []
+        if near:
+            raise ParseError(f"{error} Or did you mean {near[0]!r} of the zoo?", error.column) from None
+        raise

@@ -1,0 +1,61 @@
+"""The report's main figures as SVG files of their own, for papers, slides and pages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optevolve.config import RunConfig
+from optevolve.errors import StudyError
+from optevolve.records import Measurement
+from optevolve.reporting import plots
+from optevolve.reporting.drawing import svg
+from optevolve.reporting.lineage import lines_of_descent
+from optevolve.reporting.page import curve_groups
+from optevolve.reporting.summary import REFERENCE
+from optevolve.reporting.tables import by_task, is_search
+
+if TYPE_CHECKING:
+    from optevolve.evaluation import Comparison
+
+__all__ = ["write_figures"]
+
+
+def write_figures(
+    folder: str | os.PathLike[str], *, config: RunConfig, measurements: Sequence[Measurement], comparisons: Sequence[Comparison]
+) -> list[Path]:
+    """Writes progress.svg, descent.svg and, for each task of the final evaluation, comparison-N.svg and curves-N.svg.
+
+    Args:
+        folder: made if it does not exist; files of these names in it are replaced.
+        config, measurements, comparisons: as for `write_report`.
+    Returns:
+        The files written: fewer where a stage has not been reached.
+    Raises:
+        StudyError: if the files cannot be written.
+    """
+    search = [m for m in measurements if is_search(m)]
+    own = [m for m in search if not m.same_as]
+    lines = lines_of_descent(search, elitist=config.search.elitist)
+    baselines = config.evaluation.baselines
+    drawn = {}
+    if own:
+        drawn["progress"] = (plots.progress(own), "Fitness of each measured candidate and the best so far")
+    if lines:
+        drawn["descent"] = (plots.descent(lines), "Children of each particle by timestep")
+    for number, (task, rows) in enumerate(by_task(comparisons).items(), start=1):
+        if any(row.scores for row in rows):
+            drawn[f"comparison-{number}"] = (plots.comparison(rows, REFERENCE, baselines), f"Scores on the test split of {task}")
+    for number, (task, groups) in enumerate(curve_groups(measurements, comparisons), start=1):
+        if groups:
+            drawn[f"curves-{number}"] = (plots.curves(groups, baselines, REFERENCE), f"Learning curves on {task}")
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, (figure, description) in drawn.items():
+            (folder / f"{name}.svg").write_text(svg(figure, name, description, standalone=True), encoding="utf-8")
+    except OSError as error:
+        raise StudyError(f"Cannot write figures into {folder}: {error.strerror}. Choose a folder that can be written.") from error
+    return [folder / f"{name}.svg" for name in drawn]
