@@ -81,7 +81,7 @@ def tasks(
       optevolve tasks --check my_tasks:Moons
       optevolve search --task cifar10-convnet@width=16 --out runs/narrow
     """
-    from optevolve.tasks import TASKS, check_task, load
+    from optevolve.tasks import TASKS, WRAPPERS, check_task, load
 
     if check is not None:
         found = check_task(load(check))
@@ -102,7 +102,8 @@ def tasks(
         for label, text in {"": facts.pop(""), "options": options, **facts}.items():
             if text:
                 say(f"  {label}: {text}" if label else f"  {text}")
-    say("\nYour own: optevolve search --task module:Name; see CONTRIBUTING.md.")
+    say(f"\nUnder other conditions, each a number after a colon: {', '.join(f'TASK+{name}:…' for name in WRAPPERS)}.")
+    say("Your own: optevolve search --task module:Name; see CONTRIBUTING.md.")
 
 
 _FACTS = {"summary": "", "budget": "budget", "data_source": "data", "licence": "licence", "citation": "cite"}

@@ -13,7 +13,7 @@ hooks by.
 # ruff: noqa: D102 (a task's methods are documented once, in Task)
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import ClassVar
@@ -26,10 +26,8 @@ from optevolve.errors import TaskError
 from optevolve.records import Split
 from optevolve.tasks.base import Batch, NumberedBatch, Task
 from optevolve.tasks.examples import example_keys, mixed, numbers_of, picked, regrouped, uniform
-from optevolve.tasks.spec import convert
 
 __all__ = [
-    "WRAPPERS",
     "GradientNoise",
     "Imbalance",
     "LabelNoise",
@@ -232,16 +230,6 @@ def batch_option(task: Task) -> int | None:
 def around(task: Task, inner: Task, changed: Task) -> Task:
     """The task with `changed` in the place of `inner`."""
     return changed if task is inner or not isinstance(task, Wrapper) else replace(task, task=around(task.task, inner, changed))
-
-
-def _by_number(kind: type[Wrapper]) -> Callable[[Task, str], Task]:
-    return lambda task, text: kind(task, float(convert(f"The value of wrapper {kind.name!r}", text, float)))
-
-
-WRAPPERS: dict[str, Callable[[Task, str], Task]] = {
-    **{kind.name: _by_number(kind) for kind in (LabelNoise, GradientNoise, Imbalance, SparseGradients)},
-    "batch": lambda task, text: with_batch_size(task, int(convert("The value of wrapper 'batch'", text, int))),
-}
 
 
 def _require_class_numbers(wrapper: Wrapper, y: Tensor) -> None:

@@ -8,12 +8,12 @@ import importlib
 import os
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, replace
 
 from optevolve.errors import OptevolveError, TaskError
 from optevolve.tasks.base import Task
-from optevolve.tasks.conditions import WRAPPERS
+from optevolve.tasks.conditions import GradientNoise, Imbalance, LabelNoise, SparseGradients, Wrapper, with_batch_size
 from optevolve.tasks.efficientnet import (
     Caltech101EffNet,
     Cars196EffNet,
@@ -22,12 +22,13 @@ from optevolve.tasks.efficientnet import (
     Flowers102EffNet,
     TinyImageNetEffNet,
 )
+from optevolve.tasks.finite import Finite
 from optevolve.tasks.language import PtbLstm, TextGpt
 from optevolve.tasks.spec import Value, convert, nearest, split_spec
 from optevolve.tasks.synthetic import LogregDigits, MlpMoons, Quadratics, Rosenbrock
 from optevolve.tasks.vision import Cifar10ConvNet, Cifar10ResNet, Cifar10ViT, Cifar100ConvNet, Digits, EurosatConvNet, PathmnistConvNet
 
-__all__ = ["TASKS", "load"]
+__all__ = ["TASKS", "WRAPPERS", "load"]
 
 TASKS: dict[str, type[Task]] = {
     "digits": Digits,
@@ -49,6 +50,16 @@ TASKS: dict[str, type[Task]] = {
     "rosenbrock": Rosenbrock,
     "logreg-digits": LogregDigits,
     "mlp-moons": MlpMoons,
+}
+
+
+def _by_number(kind: type[Wrapper]) -> Callable[[Task, str], Task]:
+    return lambda task, text: kind(task, float(convert(f"The value of wrapper {kind.name!r}", text, float)))
+
+
+WRAPPERS: dict[str, Callable[[Task, str], Task]] = {
+    **{kind.name: _by_number(kind) for kind in (LabelNoise, GradientNoise, Imbalance, SparseGradients, Finite)},
+    "batch": lambda task, text: with_batch_size(task, int(convert("The value of wrapper 'batch'", text, int))),
 }
 
 
