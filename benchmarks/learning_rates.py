@@ -3,7 +3,7 @@
     python benchmarks/learning_rates.py --out rates.jsonl                  about 40 minutes of one core; goes on where it stopped
     python benchmarks/learning_rates.py --out rates.jsonl --processes 7    the same shared by seven processes
     python benchmarks/learning_rates.py opt6 lion --out rates.jsonl        these rules alone
-    python benchmarks/learning_rates.py --out rates.jsonl --write optevolve/zoo/learning_rates.json    also what the zoo reads
+    python benchmarks/learning_rates.py --out rates.jsonl --write optevolve/library/learning_rates.json    also what the zoo reads
 
 Every run has a linear warm-up over its first tenth and a cosine to 0, momentum 0.9 where the rule takes one, and the class's own weight
 decay; it is judged by its validation score at the end. Peaks are tried a decade apart first, from 1e-5 to 10 under one seed; then every
@@ -36,12 +36,12 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from optevolve import optim
+from optevolve.library import ZOO
 from optevolve.records import Split, Status
 from optevolve.schedule import schedule_values
 from optevolve.tasks import Batch, Task, load
 from optevolve.tasks.classification import in_memory_batches
 from optevolve.training.loop import train
-from optevolve.zoo import ZOO
 
 MOMENTUM = 0.9
 WARMUP = 0.1  # of a run
