@@ -1,8 +1,10 @@
 """Config as text: TOML files, presets and `--set key=value` to `RunConfig`, and back.
 
-A config is text on top of a preset: tables are merged key by key, everything else (lists, rounds of elimination, options of a task, a
-grammar with lists of its own) is replaced as a whole. Every mistake becomes one `ConfigError` that names the dotted key, what was expected,
-what was found and the nearest known key.
+A config is text on top of a preset: tables are merged key by key, rounds of elimination with the preset's rounds by their place, a round
+beyond these with the last of them; other lists, and a grammar with lists of its own, are replaced as a whole. A text with all the tables
+of a run, such as `to_toml` writes, says everything: there the options of tasks are replaced as a whole too. Options in a task's spec win
+over the preset's. Every mistake becomes one `ConfigError` that names the dotted key, what was expected, what was found and the nearest
+known key.
 """
 
 from __future__ import annotations
@@ -12,15 +14,16 @@ import functools
 import inspect
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin
 
-from optevolve.config import PROTOCOLS, RunConfig
+from optevolve.config import PROTOCOLS, EliminationRound, Options, RunConfig
 from optevolve.config_check import NONE, hints_of, nearest, shown, unknown_key, validated
 from optevolve.errors import ConfigError
 from optevolve.space.grammar import changed
+from optevolve.task_spec import named
 
 __all__ = [
     "DEFAULT_PRESET",
@@ -45,6 +48,9 @@ PRESETS = {
     "paper": "the paper's numbers: a GPU cluster for days",
 }
 DEFAULT_PRESET = "small"
+
+# Tables that are all there in what `to_toml` writes, and has written from the first version on.
+_WHOLE = {"task", "initial", "evolution", "search", "elimination", "evaluation"}
 
 _HEAD = """# Every number of a run. A file of your own may leave values out: they then come from the preset that it names by a line such as
 # preset = "quick", else from "small".
@@ -90,16 +96,20 @@ def from_toml(text: str, base: RunConfig | None = None, source: str = "config") 
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{source} is no TOML: {error}. Expected lines such as 'seed = 0' under tables such as '[search]'.") from error
-    named = table.pop("preset", None)
-    if named is not None:
-        if not isinstance(named, str):
-            raise ConfigError(f"{source}: preset: expected the name of a preset ({', '.join(PRESETS)}), got {shown(named)}.")
-        base = preset(named)
+    chosen = table.pop("preset", None)
+    if chosen is not None:
+        if not isinstance(chosen, str):
+            raise ConfigError(f"{source}: preset: expected the name of a preset ({', '.join(PRESETS)}), got {shown(chosen)}.")
+        base = preset(chosen)
     elif base is None:
         base = preset(DEFAULT_PRESET)
     if isinstance(table.get("task"), str):
         base = with_task(base, table["task"])
-    return validated(_merge(_plain(base), _with_protocols(table, source)), source)
+    whole = table.keys() >= _WHOLE
+    table = _with_protocols(table, source)
+    if isinstance(rounds := table.get("elimination"), list):
+        table["elimination"] = [_round(base, number, own, whole) for number, own in enumerate(rounds)]
+    return validated(_merge(_plain(base), table, {"task_options"} if whole else ()), source)
 
 
 def apply_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
@@ -119,9 +129,17 @@ def apply_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
         if not equals or not key:
             raise ConfigError(f"--set {setting}: expected key=value, such as search.particles=3.")
         values.append((key, _value(text.strip())))
-        if key == "task" and isinstance(values[-1][1], str):
-            config = with_task(config, values[-1][1])
+        if isinstance(task := values[-1][1], str) and key == "task":
+            config = with_task(config, task)
+        elif isinstance(task, str) and (place := re.fullmatch(r"elimination\.(\d+)\.task", key)):
+            config = _with_round_task(config, int(place[1]), task)
     table = _plain(config)
+    for number, (key, value) in enumerate(values):
+        if key == "elimination" and isinstance(value, list):
+            values[number] = (
+                key,
+                [_round(config, place, own, False) for place, own in enumerate(_with_protocols({key: value}, "--set")[key])],
+            )
     for key, value in values:
         if key.endswith("protocol.preset"):  # first, as in a file: what is set beside it stays, in whatever order it is said
             _put(table, key.split(".")[:-1], _protocol(value, f"--set {key}"), key)
@@ -133,17 +151,34 @@ def apply_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
 
 
 def with_task(config: RunConfig, task: str) -> RunConfig:
-    """The config with another task. Options that belong to the task it had are dropped unless the task's name stays the same."""
-    if _name(task) == _name(config.task):
-        return dataclasses.replace(config, task=task)
+    """The config with another task, whose options win over those that its stages have for the run's task.
+
+    Options in the stages are dropped where the spec says the same option, and all of them if the task's name is another.
+    """
+    left = functools.partial(_left, config.task, task)
     return dataclasses.replace(
         config,
         task=task,
-        initial=dataclasses.replace(config.initial, task_options={}),
-        evolution=dataclasses.replace(config.evolution, task_options={}),
-        elimination=tuple(r if r.task else dataclasses.replace(r, task_options={}) for r in config.elimination),
-        evaluation=dataclasses.replace(config.evaluation, task_options={}),
+        initial=dataclasses.replace(config.initial, task_options=left(config.initial.task_options)),
+        evolution=dataclasses.replace(config.evolution, task_options=left(config.evolution.task_options)),
+        elimination=tuple(r if r.task else dataclasses.replace(r, task_options=left(r.task_options)) for r in config.elimination),
+        evaluation=dataclasses.replace(config.evaluation, task_options=left(config.evaluation.task_options)),
     )
+
+
+def _left(before: str, task: str, options: Options) -> Options:
+    """What is left of the options beside one task when another spec takes its place."""
+    name, said = named(task)
+    return {key: value for key, value in options.items() if key not in said} if name == named(before)[0] else {}
+
+
+def _with_round_task(config: RunConfig, place: int, task: str) -> RunConfig:
+    """The config in which a round of elimination has a task of its own; a place that is not there is left to the caller."""
+    rounds = list(config.elimination)
+    if place < len(rounds):
+        own = rounds[place]
+        rounds[place] = dataclasses.replace(own, task=task, task_options=_left(own.task or config.task, task, own.task_options))
+    return dataclasses.replace(config, elimination=tuple(rounds))
 
 
 def checked(config: RunConfig) -> RunConfig:
@@ -156,7 +191,7 @@ def checked(config: RunConfig) -> RunConfig:
 
 
 def assemble(
-    path: str | Path | None = None,
+    source: RunConfig | str | Path | None = None,
     *,
     preset_name: str | None = None,
     task: str | None = None,
@@ -166,12 +201,24 @@ def assemble(
 ) -> RunConfig:
     """The config of a run from all that can say something about it, the later the stronger: preset, file, task, seed and data, settings.
 
+    Args:
+        source: a file, which is read on top of the preset, or a config in place of both.
+        preset_name: the preset; "small" if none is named.
+        task, seed, data: values of the config.
+        settings: see `apply_settings`.
     Raises:
-        ConfigError: if any of it is unknown or out of range.
+        ConfigError: if any of it is unknown or out of range, or a config and a preset are given.
     """
-    config = preset(preset_name or DEFAULT_PRESET)
-    if path is not None:
-        config = load_config(path, base=config)
+    if isinstance(source, RunConfig):
+        if preset_name is not None:
+            raise ConfigError(
+                f"Expected a config or a preset, got both: a config has all values, and preset {preset_name!r} would be lost."
+            )
+        config = source
+    else:
+        config = preset(preset_name or DEFAULT_PRESET)
+        if source is not None:
+            config = load_config(source, base=config)
     if task is not None:
         config = with_task(config, task)
     if seed is not None:
@@ -225,15 +272,30 @@ def _plain(value: Any) -> Any:
     return NONE if value is None else value
 
 
-def _merge(base: Table, table: Mapping[str, Any]) -> Table:
+def _merge(base: Table, table: Mapping[str, Any], replaced: Collection[str] = ()) -> Table:
+    """`table` over `base`; the tables under the keys `replaced` take the place of those of the base."""
     merged = dict(base)
     for key, value in table.items():
         if key == "grammar" and isinstance(value, dict) and isinstance(merged.get(key), str | dict):
             merged[key] = changed(merged[key], value)
             continue
         both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both_tables and key != "task_options" else value
+        merged[key] = _merge(merged[key], value, replaced) if both_tables and key not in replaced else value
     return merged
+
+
+def _round(base: RunConfig, number: int, own: Any, whole: bool) -> Any:
+    """A round of elimination of a file over the base's at its place, its last, or, where it has none, the measuring of its evolution."""
+    if not isinstance(own, dict) or (whole and not base.elimination):
+        return own
+    if base.elimination:
+        start: EliminationRound = base.elimination[min(number, len(base.elimination) - 1)]
+        table = _plain(start)
+    else:
+        table = _plain(base.evolution)
+    if isinstance(task := own.get("task"), str) and task:
+        table["task_options"] = _left(table.get("task") or base.task, task, table["task_options"])
+    return _merge(table, own, {"task_options"} if whole else ())
 
 
 def _with_protocols(table: Table, source: str) -> Table:
@@ -288,10 +350,6 @@ def _position(items: list[Any], text: str, key: str) -> int:
     if not text.isdecimal() or int(text) >= len(items):
         raise ConfigError(f"--set {key}: expected a position below {len(items)}, the length of the list, instead of {text!r}.")
     return int(text)
-
-
-def _name(task: str) -> str:
-    return re.split(r"[@+]", task, maxsplit=1)[0]
 
 
 def _class_at(path: Sequence[str]) -> type | None:

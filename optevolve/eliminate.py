@@ -16,7 +16,7 @@ from optevolve.records import Job, Measurement, Outcome, Proposal, Status
 from optevolve.several import join
 from optevolve.tasks import spec_of
 
-__all__ = ["Contestant", "EliminationSource", "best", "check_names", "contenders", "seed_for"]
+__all__ = ["Contestant", "EliminationSource", "best", "check_names", "contenders", "seed_for", "task_of_round"]
 
 _STREAM = 6  # of the run's seed: the section of the method, so that stages draw from streams of their own
 
@@ -86,6 +86,11 @@ def seed_for(seed: int, *path: int) -> int:
     return int(np.random.SeedSequence([seed, *path]).generate_state(1)[0])
 
 
+def task_of_round(budget: EliminationRound, task: str) -> str:
+    """The spec of what a round is measured on, where the run's task is `task`."""
+    return join([spec_of(budget.task or task, budget.task_options), *map(spec_of, budget.more_tasks)])
+
+
 def check_names(contestants: Sequence[Contestant]) -> None:
     """Raises a ValueError if names repeat, are empty or contain "/", which parts job ids."""
     names = [contestant.name for contestant in contestants]
@@ -133,7 +138,7 @@ class EliminationSource:
             return
         number, budget = self._rounds.popleft()
         self._keep, self._prefix = budget.keep, f"eliminate/{number}"
-        task = join([spec_of(budget.task or self._task, budget.task_options), *map(spec_of, budget.more_tasks)])
+        task = task_of_round(budget, self._task)
         self._seeds = budget.seeds
         self._jobs = deque()
         for place in range(budget.seeds):

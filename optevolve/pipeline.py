@@ -15,8 +15,8 @@ from optevolve.algorithms import ALGORITHMS, Sameness
 from optevolve.algorithms.ties import seed_number
 from optevolve.compile import export
 from optevolve.config import Options, RunConfig, Stage
-from optevolve.config_text import assemble, checked, to_toml
-from optevolve.eliminate import Contestant, EliminationSource, contenders, seed_for
+from optevolve.config_text import assemble, to_toml
+from optevolve.eliminate import Contestant, EliminationSource, contenders, seed_for, task_of_round
 from optevolve.errors import ConfigError, StudyError
 from optevolve.evaluation import Comparison, EvaluationSource, compare
 from optevolve.integrity import check_integrity
@@ -36,7 +36,7 @@ from optevolve.space import UpdateRule, parse
 from optevolve.space.grammar import grammar
 from optevolve.tasks import check_task, load, spec_of
 
-__all__ = ["Result", "comparisons", "evaluate", "leaderboard", "report", "resume", "search"]
+__all__ = ["Result", "comparisons", "evaluate", "leaderboard", "report", "require_tasks", "resume", "search"]
 
 _TIES = 51  # stream of the run's seed
 
@@ -124,9 +124,8 @@ def search(
     Raises:
         OptevolveError: for anything that the caller can mend.
     """
-    if not isinstance(config, RunConfig):
-        config = assemble(config, preset_name=preset, task=task, seed=seed, data=data, settings=settings)
-    return _run(Path(out), checked(config), workers, progress, callbacks, store=store)
+    config = assemble(config, preset_name=preset, task=task, seed=seed, data=data, settings=settings)
+    return _run(Path(out), config, workers, progress, callbacks, store=store)
 
 
 def resume(
@@ -153,6 +152,8 @@ def _run(
     folder: Path, config: RunConfig | None, workers: int | None, progress: Any, callbacks: Sequence[Callback], **opening: Any
 ) -> Result:
     """The method, stage by stage."""
+    if config is not None:
+        require_tasks(config)  # a mistake in one is told before there is a folder
     with open_run(folder, config, **opening) as (study, config):
         if study.finished:
             if not _reported(study):
@@ -161,7 +162,7 @@ def _run(
             return Result(folder, found_finished=True)
         with _session(config, study, workers, progress, folder, callbacks) as work:
             try:
-                _check_tasks([task for stage in (config.initial, config.evolution) for task in split(_task_of_stage(config, stage))])
+                _check_tasks(_tasks_of(config))
                 sameness = Sameness(config.search.sameness)
                 work(_SearchSource(config), config.search.lookahead, same=lambda job: sameness(job.rule))
                 work.drop_others("initial", "evolution")
@@ -253,6 +254,16 @@ def report(out: str | Path, *, figures: str | Path | None = None) -> Path:
         return _write_report(folder, study, config)
 
 
+def require_tasks(config: RunConfig) -> None:
+    """Makes every task that a run of this config trains, and tries none.
+
+    Raises:
+        TaskError: for an unknown name or option, or a value of the wrong type or range.
+    """
+    for spec in _tasks_of(config):
+        load(spec)
+
+
 class _SearchSource:
     """A search as a source for the driver: each proposal becomes a job of its stage's task and protocol."""
 
@@ -284,6 +295,13 @@ def _task_of(config: RunConfig, options: Options) -> str:
 
 def _task_of_stage(config: RunConfig, stage: Stage) -> str:
     return join([_task_of(config, stage.task_options), *map(spec_of, stage.more_tasks)])
+
+
+def _tasks_of(config: RunConfig) -> list[str]:
+    """Specs of all tasks that a run trains, in the order of its stages."""
+    stages = [_task_of_stage(config, stage) for stage in (config.initial, config.evolution)]
+    rounds = [task_of_round(budget, config.task) for budget in config.rounds]
+    return list(dict.fromkeys(spec for joined in (*stages, *rounds) for spec in split(joined)) | dict.fromkeys(_final_tasks(config)))
 
 
 def _final_tasks(config: RunConfig) -> list[str]:

@@ -15,6 +15,7 @@ from optevolve.errors import ConfigError, TaskError
 from optevolve.library import ZOO
 from optevolve.records import Job, Outcome, Status
 from optevolve.tasks import load
+from optevolve.tasks.cheaper import made_cheaper
 from optevolve.training import untrained_score
 
 __all__ = ["SEPARATOR", "join", "measure_all", "split"]
@@ -88,7 +89,9 @@ def _spent(outcomes: Sequence[Outcome]) -> Outcome:
 def _scale(adam: Job, measure_one: MeasureOne) -> tuple[float, float]:
     """Scores of the untrained model and of Adam."""
     outcome = measure_one(adam)
-    untrained = untrained_score(load(adam.task), adam.seed)
+    protocol = adam.protocol
+    task = made_cheaper(load(adam.task), protocol.resolution_share, protocol.batch_share)  # what Adam and the rule are measured on
+    untrained = untrained_score(task, adam.seed)
     if outcome.fitness is None or not outcome.fitness > untrained:
         found = outcome.reason or f"score {outcome.fitness}"
         raise TaskError(

@@ -17,7 +17,7 @@ PACKAGE = Path(optevolve.__file__).parent
 # Lowest first. A part may import from lower rows and from itself; parts that share a row do not know each other.
 LAYERS: list[set[str]] = [
     {"errors", "config"},
-    {"records"},
+    {"records", "task_spec"},
     {"schedule"},
     {"space"},
     {"integrity", "algorithms", "compile", "library"},
@@ -62,6 +62,7 @@ FREE_OF_TORCH = [
     "errors.py",
     "config.py",
     "records.py",
+    "task_spec.py",
     "config_check.py",
     "config_text.py",
     "integrity.py",

@@ -176,7 +176,7 @@ protocol = { preset = "fast" }
 """
     config, small = from_toml(text), preset("small")
     assert config.evolution.protocol == dataclasses.replace(FAST, full_steps=900, schedule=dataclasses.replace(FAST.schedule, hold=5))
-    assert config.elimination == (EliminationRound(keep=2, protocol=FAST),)
+    assert config.elimination == (dataclasses.replace(small.elimination[0], keep=2, protocol=FAST),)
     assert (config.initial, config.evaluation) == (small.initial, small.evaluation)
     settings = ["evolution.protocol.trial_steps=7", "evolution.protocol.preset=fast", "evolution.protocol.full_steps=900"]
     assert apply_settings(small, settings).evolution.protocol == dataclasses.replace(FAST, trial_steps=7, full_steps=900)
@@ -200,9 +200,73 @@ def test_options_leave_with_their_task() -> None:
     config = assemble(preset_name="small", task="my_tasks:Moons")
     assert config.initial.task_options == config.evolution.task_options == config.evaluation.task_options == {}
     assert all(r.task_options == {} for r in config.elimination)
-    assert assemble(preset_name="small", task="cifar10-convnet@width=4").initial.task_options == preset("small").initial.task_options
+    assert assemble(preset_name="small", task="cifar10-convnet").initial.task_options == preset("small").initial.task_options
     assert apply_settings(preset("small"), ["task=digits"]).initial.task_options == {}
     assert from_toml('preset = "small"\ntask = "digits"').evaluation.task_options == {}
+
+
+def _all_options(config: RunConfig) -> list[dict[str, Any]]:
+    stages = (config.initial, config.evolution, *config.elimination, config.evaluation)
+    return [stage.task_options for stage in stages]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        lambda: assemble(preset_name="small", task="cifar10-convnet@width=32"),
+        lambda: assemble(preset_name="small", settings=["task=cifar10-convnet@width=32"]),
+        lambda: from_toml('preset = "small"\ntask = "cifar10-convnet@width=32"'),
+        lambda: from_toml('task = "cifar10-convnet@width=32+label-noise:0.2"'),
+        lambda: assemble(preset("small"), task=" cifar10-convnet@width=32,batch_size=64"),
+        lambda: with_task(preset("small"), "cifar10-convnet@width=32"),
+    ],
+)
+def test_options_that_are_said_win_over_the_presets_in_every_stage(config: Any) -> None:
+    """And those that nobody said stay."""
+    assert _all_options(config()) == [{}, *[{"augment": True}] * 3]
+
+
+def test_what_a_stage_is_told_beside_the_task_wins_there() -> None:
+    text = 'preset = "quick"\ntask = "digits@width=32"\n[evolution.task_options]\nwidth = 16'
+    assert _all_options(from_toml(text)) == [{}, {"width": 16}, {}, {}]
+    given = assemble(preset_name="quick", task="digits@width=32", settings=["evaluation.task_options.width=4"])
+    assert _all_options(given) == [{}, {}, {}, {"width": 4}]
+
+
+def test_options_of_a_task_go_on_top_of_the_presets() -> None:
+    config = from_toml('preset = "quick"\n[initial.task_options]\nbatch_size = 32')
+    assert config.initial.task_options == {"width": 8, "batch_size": 32}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_round_goes_on_top_of_the_presets_round_at_its_place(name: str) -> None:
+    base = preset(name).elimination
+    text = "[[elimination]]\nseeds = 2\n[[elimination]]\nkeep = 1\nprotocol = { full_steps = 7, schedule = { hold = 3 } }"
+    given = from_toml(f'preset = "{name}"\n{text}').elimination
+    second = base[min(1, len(base) - 1)]
+    schedule = dataclasses.replace(second.protocol.schedule, hold=3.0)
+    protocol = dataclasses.replace(second.protocol, full_steps=7, schedule=schedule)
+    assert given == (dataclasses.replace(base[0], seeds=2), dataclasses.replace(second, keep=1, protocol=protocol))
+    assert apply_settings(preset(name), ["elimination=[{keep = 1}]"]).elimination == (dataclasses.replace(base[0], keep=1),)
+
+
+def test_a_round_with_a_task_of_its_own_takes_no_options_of_another() -> None:
+    text = '[[elimination]]\ntask = "{}"'
+    assert from_toml(text.format("digits")).elimination[0].task_options == {}
+    assert from_toml(text.format("cifar10-convnet@width=3")).elimination[0].task_options == {"augment": True}
+    assert apply_settings(preset("small"), ["elimination.0.task=cifar10-convnet@width=3"]).elimination[0].task_options == {"augment": True}
+
+
+def test_a_round_of_a_base_without_rounds_is_measured_like_its_evolution() -> None:
+    base = dataclasses.replace(preset("quick"), elimination=())
+    (given,) = from_toml("[[elimination]]\nkeep = 2", base=base).elimination
+    assert (given.keep, given.task_options, given.protocol) == (2, base.evolution.task_options, base.evolution.protocol)
+
+
+def test_a_config_and_a_preset_are_one_too_many() -> None:
+    assert assemble(preset("quick"), seed=3, settings=["search.particles=2"]).search.particles == 2
+    with pytest.raises(ConfigError, match="a config or a preset, got both"):
+        assemble(preset("quick"), preset_name="small")
 
 
 def test_options_of_a_round_with_its_own_task_stay() -> None:
@@ -282,7 +346,7 @@ def test_mistakes_in_settings(setting: str, message: str) -> None:
         ('preset = "smal"', "Unknown preset 'smal': expected one of quick, small, paper. Did you mean 'small'?"),
         ("preset = 3", "preset: expected the name of a preset"),
         ("[serch]\nparticles = 3", "unknown key 'serch'. Did you mean 'search'?"),
-        ("[[elimination]]\nprotocol = {}", "elimination.0.keep: expected a value, got none."),
+        ("[[elimination]]\nkep = 2", "unknown key 'elimination.0.kep'. Did you mean 'elimination.0.keep'?"),
         ("elimination = 3", "elimination: expected a list"),
         ("seed = 123456789012345678901234567890.0", "seed: expected a whole number"),
         ("seed = " + '"' + "x" * 1000 + '"', "…"),

@@ -1,16 +1,20 @@
 """Several tasks at once: the scale, the mean, the interval, and what one task's failure means."""
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import pytest
+from torch import Tensor, nn
 
 from optevolve.config import FAST
 from optevolve.errors import ConfigError, TaskError
 from optevolve.library import ZOO
-from optevolve.records import Job, Outcome, Status
+from optevolve.records import Job, Outcome, Split, Status
 from optevolve.several import join, measure_all, split
 from optevolve.surrogate import measure
-from optevolve.tasks import load
+from optevolve.tasks import TASKS as REGISTERED
+from optevolve.tasks import Batch, load
+from optevolve.tasks.synthetic import LogregDigits
 from optevolve.training import untrained_score
 
 ADAM = str(ZOO["adam"].rule)
@@ -47,6 +51,35 @@ def test_the_fitness_is_the_mean_over_tasks_of_scores_between_untrained_and_adam
     assert outcome.task_scores == pytest.approx(parts)
     assert outcome.steps == sum(curve.steps[-1] for curve in outcome.curves)
     assert {curve.purpose for curve in outcome.curves} == {"trial", "full"}
+
+
+@dataclass(frozen=True)
+class Scaled(LogregDigits):
+    """Digits whose images may be smaller; then they are darker, so that the untrained model scores otherwise."""
+
+    resolution: int = 8
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.AdaptiveAvgPool2d(8), *super().model().children())
+
+    def batches(self, split: Split, seed: int) -> Iterator[Batch]:
+        for batch in super().batches(split, seed):
+            yield Batch(nn.functional.avg_pool2d(batch.x, 8 // self.resolution), batch.y)
+
+    def score(self, model: nn.Module, batch: Batch) -> Tensor:
+        return -self.loss(model, batch)
+
+
+def test_the_untrained_model_is_scored_on_the_images_that_the_rule_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REGISTERED, "scaled", Scaled)
+    job = replace(JOB, rule="g", task=join(["scaled", "mlp-moons"]), protocol=replace(TINY, resolution_share=0.25), seed=4)
+
+    def one(job: Job) -> Outcome:
+        return Outcome(Status.COMPLETED, 3.0 if job.rule == ADAM else 2.0)
+
+    small, whole = untrained_score(Scaled(resolution=2), 4), untrained_score(Scaled(), 4)
+    assert small != pytest.approx(whole, abs=0.01)
+    assert measure_all(job, one).task_scores[0] == pytest.approx((2 - small) / (3 - small))
 
 
 def test_a_rule_that_fails_on_one_task_has_no_fitness() -> None:

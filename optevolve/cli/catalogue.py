@@ -131,6 +131,10 @@ def config(
     from optevolve.config_text import assemble, to_toml
 
     chosen = assemble(config_file, preset_name=preset, task=task, settings=settings or ())
+    if config_file or task or settings:  # a preset as it is need not be checked, nor torch be loaded for that
+        from optevolve.pipeline import require_tasks
+
+        require_tasks(chosen)
     if json:
         print_json(asdict(chosen))
     else:

@@ -4,9 +4,9 @@
 `augment` transforms them in batches.
 """
 
+from optevolve.task_spec import spec_of
 from optevolve.tasks.base import Batch, NumberedBatch, Task
 from optevolve.tasks.check import TaskCheck, check_task
 from optevolve.tasks.registry import TASKS, WRAPPERS, load
-from optevolve.tasks.spec import spec_of
 
 __all__ = ["TASKS", "WRAPPERS", "Batch", "NumberedBatch", "Task", "TaskCheck", "check_task", "load", "spec_of"]

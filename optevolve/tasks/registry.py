@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, replace
 
 from optevolve.errors import OptevolveError, TaskError
+from optevolve.task_spec import Value, convert, nearest, split_spec
 from optevolve.tasks.base import Task
 from optevolve.tasks.conditions import GradientNoise, Imbalance, LabelNoise, SparseGradients, Wrapper, with_batch_size
 from optevolve.tasks.efficientnet import (
@@ -24,7 +25,6 @@ from optevolve.tasks.efficientnet import (
 )
 from optevolve.tasks.finite import Finite
 from optevolve.tasks.language import PtbLstm, TextGpt
-from optevolve.tasks.spec import Value, convert, nearest, split_spec
 from optevolve.tasks.synthetic import LogregDigits, MlpMoons, Quadratics, Rosenbrock
 from optevolve.tasks.vision import Cifar10ConvNet, Cifar10ResNet, Cifar10ViT, Cifar100ConvNet, Digits, EurosatConvNet, PathmnistConvNet
 
@@ -85,9 +85,8 @@ def load(spec: str, options: Mapping[str, Value] | None = None) -> Task:
 def _made(name: str, given: Mapping[str, Value]) -> Task:
     found = _own(name) if ":" in name else _registered(name)
     kind = found if isinstance(found, type) else type(found)
-    hints = typing.get_type_hints(kind)
-    known = {field.name: hints[field.name] for field in fields(kind) if field.init}
-    values: dict[str, Value] = {}
+    known = _options_of(kind)
+    values: dict[str, typing.Any] = {}
     for key, value in given.items():
         if key not in known:
             raise TaskError(f"Task {name!r} has no option {key!r}. {nearest(key, known, 'Its options')}")
@@ -104,6 +103,16 @@ def _made(name: str, given: Mapping[str, Value]) -> Task:
         ]
         hint = f" Options without a default: {', '.join(needed)}; give them as {name}@{needed[0]}=VALUE." if needed else ""
         raise TaskError(f"Task {name!r} could not be made: {type(error).__name__}: {error}.{hint}") from error
+
+
+def _options_of(kind: type[Task]) -> dict[str, typing.Any]:
+    """Option → type of a task's class."""
+    options = [field for field in fields(kind) if field.init]
+    try:
+        hints = typing.get_type_hints(kind)
+    except Exception:  # noqa: BLE001 (annotations of the user's, which may name what is imported for type checkers alone)
+        return {field.name: object if field.default in (MISSING, None) else type(field.default) for field in options}
+    return {field.name: hints[field.name] for field in options}
 
 
 def _registered(name: str) -> type[Task]:

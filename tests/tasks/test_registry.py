@@ -129,3 +129,102 @@ def test_every_registered_task_says_what_it_is() -> None:
         assert kind.licence, name
         assert kind.data_source, name
         assert hash(load(name)) == hash(load(name))
+
+
+TYPED_TASK = """
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, Optional, TYPE_CHECKING
+from torch import nn
+from optevolve.tasks import Batch, Task
+if TYPE_CHECKING:
+    from nowhere import Strange
+
+@dataclass(frozen=True)
+class Typed(Task):
+    width: Annotated[int, "channels"] = 8
+    rate: Optional[float] = None
+    depth: int | None = 3
+    norm: Literal["batch", "group"] = "batch"
+    sizes: tuple[int, ...] = (1,)
+    pair: tuple[int, float] = (1, 2.0)
+    names: list[str] = field(default_factory=list)
+    name: str = ""
+    either: int | str = 0
+    flag: bool | None = None
+    file: Path = Path(".")
+    net: type[nn.Module] = nn.Linear
+    def model(self): return nn.Linear(1, 1)
+    def batches(self, split, seed): yield Batch(None, None)
+    def loss(self, model, batch): return None
+
+@dataclass(frozen=True)
+class Unresolved(Typed):
+    strange: "Strange" = 2
+    size: int = 4
+"""
+
+
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"typed_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(TYPED_TASK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return name
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "value"),
+    [
+        ("width", "32", 32),
+        ("rate", "none", None),
+        ("rate", "1e-3", 1e-3),
+        ("depth", "None", None),
+        ("norm", "group", "group"),
+        ("sizes", "8:16:32", (8, 16, 32)),
+        ("sizes", "", ()),
+        ("pair", "(3: 0.5)", (3, 0.5)),
+        ("names", "a:b", ["a", "b"]),
+        ("name", "7", "7"),
+        ("either", "7", 7),
+        ("either", "seven", "seven"),
+        ("flag", "yes", True),
+        ("file", "a/b", Path("a/b")),
+    ],
+)
+def test_text_is_read_by_the_annotation(typed: str, option: str, text: str, value: object) -> None:
+    assert getattr(load(f"{typed}:Typed@{option}={text}"), option) == value
+    assert getattr(load(f"{typed}:Typed", {option: text}), option) == value
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "says"),
+    [
+        ("width", "eight", "a whole number; found 'eight'"),
+        ("width", "true", "a whole number"),
+        ("rate", "fast", "a number or none; found 'fast'"),
+        ("depth", "1.5", "a whole number or none; found '1.5'"),
+        ("norm", "layer", "one of batch, group; found 'layer'"),
+        ("sizes", "8:wide", "each a whole number; found '8:wide'"),
+        ("pair", "3", "2 values with ':' between them"),
+        ("flag", "maybe", "true or false or none; found 'maybe'"),
+        ("net", "Linear", "which no text gives"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(typed: str, option: str, text: str, says: str) -> None:
+    with pytest.raises(TaskError) as caught:
+        load(f"{typed}:Typed@{option}={text}")
+    assert says in str(caught.value)
+    assert option in str(caught.value)
+
+
+def test_booleans_are_no_numbers_in_options_either(typed: str) -> None:
+    with pytest.raises(TaskError, match="a whole number; found True"):
+        load(f"{typed}:Typed", {"width": True})
+
+
+def test_annotations_that_cannot_be_read_leave_the_defaults_types(typed: str) -> None:
+    assert vars(load(f"{typed}:Unresolved@size=5"))["size"] == 5
+    with pytest.raises(TaskError, match="a whole number; found 'five'"):
+        load(f"{typed}:Unresolved@size=five")
