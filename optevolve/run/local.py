@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context, resource_tracker
+from multiprocessing import active_children, resource_tracker
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +19,7 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from optevolve.errors import OptevolveError
 from optevolve.records import Job, Outcome, Status
 from optevolve.run.limits import TimeLimit
+from optevolve.run.spawning import WorkerContext
 from optevolve.run.worker import Measure, measure_safely, name_of, prepare, run_job
 
 __all__ = ["LocalRunner", "SerialRunner"]
@@ -98,7 +99,7 @@ class LocalRunner:
         self._runs: dict[str, _Run] = {}
         self._breaks = 0
         self._error: OptevolveError | None = None
-        self._context = get_context("spawn")
+        self._context = WorkerContext()
         self._pids = self._context.RawArray("q", workers)
         self._pool = self._new_pool()
 
