@@ -14,6 +14,7 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from scipy import stats
 
 from optevolve import surrogate
 from optevolve.config import PROTOCOLS, Protocol, RunConfig, Stage
-from optevolve.config_text import apply_settings, from_toml, to_toml
+from optevolve.config_text import apply_settings, from_toml, on_device, to_toml
 from optevolve.eliminate import seed_for
 from optevolve.errors import ConfigError, DataError, ParseError, StudyError
 from optevolve.integrity import check_integrity
@@ -32,7 +33,7 @@ from optevolve.records import Job, Outcome, Proposal, Status
 from optevolve.reporting.calibration import write_plot
 from optevolve.run.driver import drive
 from optevolve.run.local import LocalRunner
-from optevolve.run.session import available_cores
+from optevolve.run.session import available_cores, require_device
 from optevolve.run.store import Study
 from optevolve.space import UpdateRule
 from optevolve.space.paper_notation import parse_paper
@@ -188,6 +189,7 @@ def calibrate(
     phases: Sequence[str] = ("particle", "mutation"),
     data: str | Path | None = None,
     workers: int | None = None,
+    device: str | None = None,
     on_event: Any = None,
 ) -> Agreement:
     """Measures rules of a log and writes study.db, calibration.json and calibration.png into a folder; goes on where it stopped.
@@ -205,6 +207,7 @@ def calibrate(
         phases: see `read_log`.
         data: folder of data sets.
         workers: processes; None for one per core.
+        device: where to train: "auto", "cpu", "cuda" or "mps"; None for "cpu".
         on_event: told what the driver does.
     Raises:
         OptevolveError: for anything that the caller can mend.
@@ -215,7 +218,8 @@ def calibrate(
         raise ConfigError(f"Expected rules spread over {' or '.join(SPREADS)}, got {spread!r}.")
     task = spec_of(task)
     config = RunConfig(task=task, seed=seed, evolution=Stage({}, PROTOCOLS[protocol]))
-    config = apply_settings(config, [f"evolution.protocol.{setting}" for setting in settings])
+    config = on_device(apply_settings(config, [f"evolution.protocol.{setting}" for setting in settings]), device)
+    require_device(config)
     if data is not None:
         os.environ["OPTEVOLVE_DATA"] = str(Path(data).resolve())
     references = read_log(Path(reference), phases)
@@ -227,9 +231,9 @@ def calibrate(
     place, text = folder / "study.db", to_toml(config)
     source = _Source(chosen, task, config.evolution.protocol, repeats, seed)
     with Study.open(place) if place.exists() else Study.create(place, text) as study:
-        if from_toml(study.config_text) != config:  # not the texts: a newer version writes more keys
+        if replace(from_toml(study.config_text), compute=config.compute) != config:  # not the texts: a newer version writes more keys
             raise StudyError(f"{folder} holds a calibration with another task, seed or protocol. Choose another --out.")
-        with LocalRunner(workers or available_cores(), surrogate.measure) as runner:
+        with LocalRunner(workers or available_cores(), partial(surrogate.measure, compute=config.compute)) as runner:
             drive(source, runner, study, lookahead=32, on_event=on_event)
         study.finish()
     outcomes = [[source.outcomes[f"calibrate/{r.line}/seed-{k}"] for k in range(repeats)] for r in chosen]

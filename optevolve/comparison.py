@@ -12,12 +12,13 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from optevolve import surrogate
 from optevolve.config import FAST, Evaluation, Protocol, RunConfig
-from optevolve.config_text import apply_settings, difference, to_toml
+from optevolve.config_text import apply_settings, difference, on_device, to_toml
 from optevolve.eliminate import Contestant
 from optevolve.errors import ConfigError, StudyError
 from optevolve.evaluation import Comparison, EvaluationSource
@@ -26,8 +27,8 @@ from optevolve.library import ZOO, rule_or_name
 from optevolve.listening import Listening
 from optevolve.progress import Listener
 from optevolve.reporting.contest import write_plot
-from optevolve.run.folder import config_of, write_text
-from optevolve.run.session import session
+from optevolve.run.folder import FREE, config_of, write_text
+from optevolve.run.session import require_device, session
 from optevolve.run.store import Study
 from optevolve.space import UpdateRule, parse
 from optevolve.tasks import check_task, load, spec_of
@@ -56,6 +57,7 @@ def compare(
     seed: int = 0,
     data: str | Path | None = None,
     workers: int | None = None,
+    device: str | None = None,
     progress: Listener | None = None,
 ) -> list[Comparison]:
     """Compares rules on tasks and writes study.db, comparison.json and comparison.png into a folder; goes on where it stopped.
@@ -74,6 +76,7 @@ def compare(
         seed: of everything random.
         data: folder of data sets.
         workers: processes; None for one per core.
+        device: where to train: "auto", "cpu", "cuda" or "mps"; None for "cpu". A folder may be gone on with on another.
         progress: a listener such as `optevolve.progress.Progress`.
     Returns:
         All that the folder holds so far, each task's rules best first.
@@ -87,7 +90,8 @@ def compare(
         raise ConfigError("Expected at least one task, got none. See 'optevolve tasks'.")
     contestants, reference = _contestants(rules, against)
     config = RunConfig(seed=seed, evaluation=Evaluation(baselines=(), protocol=PROTOCOLS[protocol]))
-    config = apply_settings(config, [f"evaluation.protocol.{setting}" for setting in settings])
+    config = on_device(apply_settings(config, [f"evaluation.protocol.{setting}" for setting in settings]), device)
+    require_device(config)
     if data is not None:
         os.environ["OPTEVOLVE_DATA"] = str(Path(data).resolve())
     for spec in specs:
@@ -100,7 +104,9 @@ def compare(
     with Study.open(place) if place.exists() else Study.create(place, to_toml(config)) as study:
         _refuse_another(folder, config_of(study), config)
         try:
-            with session(study, surrogate.measure, config.workers, workers, folder, listeners=listeners) as work:
+            with session(
+                study, partial(surrogate.measure, compute=config.compute), config.workers, workers, folder, listeners=listeners
+            ) as work:
                 work(source, _LOOKAHEAD)
             study.finish()
         finally:
@@ -139,7 +145,7 @@ def _contestants(rules: Sequence[UpdateRule | str] | Mapping[str, UpdateRule | s
 
 
 def _refuse_another(folder: Path, stored: RunConfig, config: RunConfig) -> None:
-    if changes := difference(stored, config):
+    if changes := [change for change in difference(stored, config) if not change[0].startswith(FREE)]:
         key, old, new = changes[0]
         raise StudyError(
             f"The folder {folder} holds another run ({key}: {old!r} there, {new!r} here). Choose another --out; "
@@ -158,6 +164,7 @@ def _write(folder: Path, study: Study, config: RunConfig, reference: str) -> lis
         "comparisons": [asdict(row) for row in found],
         "steps": sum(m.outcome.steps for m in measurements),
         "seconds": sum(m.outcome.seconds for m in measurements),
+        "devices": sorted({m.outcome.device for m in measurements} - {""}),
     }
     write_text(folder / "comparison.json", json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
     curves = {

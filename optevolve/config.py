@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt, Interval, Len
 __all__ = [
     "FAST",
     "PROTOCOLS",
+    "Compute",
     "EliminationRound",
     "Evaluation",
     "GrammarTable",
@@ -107,7 +108,6 @@ class Protocol:
             depend on the machine.
         compile: fused layers and a flat optimizer, where there is a C++ compiler: faster, and equal up to rounding. On a GPU, runs trained
             together are one CUDA graph.
-        device: "cpu" or "cuda": where models are trained.
         replicas: runs of one rule (the learning rates of a trial or rung, the seeds of the full runs) "off": are trained one at a time;
             "on": together, as one vectorised program, where the task allows it; "auto": together on a GPU, and on the CPU where a
             calibration of a few steps finds that faster. All are equal up to rounding; with "auto" the choice, and so the rounding, may
@@ -133,7 +133,6 @@ class Protocol:
     max_loss_ratio: Annotated[float, Gt(1)] = 1e4
     precision: Literal["auto", "float32", "bf16"] = "float32"
     compile: bool = False
-    device: Literal["cpu", "cuda"] = "cpu"
     replicas: Literal["off", "on", "auto"] = "off"
     trial_seeds: Count = 1
     rungs: Count = 2
@@ -263,6 +262,21 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Compute:
+    """With what the numbers of a whole run are computed. No part of the search: a run may be resumed with another.
+
+    Attributes:
+        device: where models are trained: "cpu", "cuda", "mps" (a Mac's GPU), or "auto": the first of cuda, mps and cpu that torch finds
+            where a measurement is made, so that each worker of a cluster finds its own. Rounding differs between devices, and a training
+            enlarges it. On Ray, a measurement has a GPU only with `workers.gpus`.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _NO_OTHER_KEYS
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "cpu"
+
+
+@dataclass(frozen=True)
 class Workers:
     """What measures, and what it allows a measurement. No part of the search: a run may be resumed with others.
 
@@ -303,6 +317,7 @@ class RunConfig:
         contenders: best rules of the search that enter the elimination.
         elimination: rounds in which the best rules of the whole search are narrowed, in order.
         evaluation: the final evaluation beside the baselines.
+        compute: with what the numbers are computed.
         workers: what measures.
     """
 
@@ -318,6 +333,7 @@ class RunConfig:
     contenders: Count = 100
     elimination: tuple[EliminationRound, ...] = ()
     evaluation: Evaluation = field(default_factory=Evaluation)
+    compute: Compute = field(default_factory=Compute)
     workers: Workers = field(default_factory=Workers)
 
     @property

@@ -34,6 +34,7 @@ __all__ = [
     "difference",
     "from_toml",
     "load_config",
+    "on_device",
     "preset",
     "to_toml",
     "with_task",
@@ -106,7 +107,7 @@ def from_toml(text: str, base: RunConfig | None = None, source: str = "config") 
     if isinstance(table.get("task"), str):
         base = with_task(base, table["task"])
     whole = table.keys() >= _WHOLE
-    table = _with_protocols(table, source)
+    table = _with_protocols(_with_one_device(table), source)
     if isinstance(rounds := table.get("elimination"), list):
         table["elimination"] = [_round(base, number, own, whole) for number, own in enumerate(rounds)]
     return validated(_merge(_plain(base), table, {"task_options"} if whole else ()), source)
@@ -133,6 +134,11 @@ def apply_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
             config = with_task(config, task)
         elif isinstance(task, str) and (place := re.fullmatch(r"elimination\.(\d+)\.task", key)):
             config = _with_round_task(config, int(place[1]), task)
+        if key.endswith("protocol.device"):
+            raise ConfigError(
+                f"--set {key}: expected a device for the whole run, got one for a protocol. Write --device {text.strip()} or "
+                f"--set compute.device={text.strip()}."
+            )
     table = _plain(config)
     for number, (key, value) in enumerate(values):
         if key == "elimination" and isinstance(value, list):
@@ -164,6 +170,15 @@ def with_task(config: RunConfig, task: str) -> RunConfig:
         elimination=tuple(r if r.task else dataclasses.replace(r, task_options=left(r.task_options)) for r in config.elimination),
         evaluation=dataclasses.replace(config.evaluation, task_options=left(config.evaluation.task_options)),
     )
+
+
+def on_device(config: RunConfig, device: str | None) -> RunConfig:
+    """The config computed with a device; as it is with None.
+
+    Raises:
+        ConfigError: if there is no such device.
+    """
+    return config if device is None else validated(_plain(config) | {"compute": {"device": device}}, "--device")
 
 
 def _left(before: str, task: str, options: Options) -> Options:
@@ -312,6 +327,26 @@ def _with_protocols(table: Table, source: str) -> Table:
         else:
             complete[key] = _with_protocols(value, source)
     return complete
+
+
+def _with_one_device(table: Table) -> Table:
+    """A table whose protocols name no device, as they did before there was one for a whole run: cuda if one of them said cuda."""
+    named: list[Any] = []
+
+    def without(value: Any) -> Any:
+        if isinstance(value, list):
+            return [without(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if isinstance(protocol := value.get("protocol"), dict) and "device" in protocol:
+            named.append(protocol["device"])
+            value = value | {"protocol": {key: item for key, item in protocol.items() if key != "device"}}
+        return {key: without(item) for key, item in value.items()}
+
+    found = without(table)
+    if named and "compute" not in found:
+        found["compute"] = {"device": "cuda" if "cuda" in named else named[0]}
+    return cast(Table, found)
 
 
 def _protocol(name: Any, source: str) -> Table:

@@ -15,7 +15,7 @@ from optevolve.algorithms import ALGORITHMS, Sameness
 from optevolve.algorithms.ties import seed_number
 from optevolve.compile import export
 from optevolve.config import Options, RunConfig, Stage
-from optevolve.config_text import assemble, to_toml
+from optevolve.config_text import assemble, on_device, to_toml
 from optevolve.eliminate import Contestant, EliminationSource, contenders, seed_for, task_of_round
 from optevolve.errors import ConfigError, StudyError
 from optevolve.evaluation import Comparison, EvaluationSource, compare
@@ -28,7 +28,7 @@ from optevolve.reporting import write_report
 from optevolve.reporting.figures import write_figures
 from optevolve.run.driver import Ask
 from optevolve.run.folder import open_run, read_run
-from optevolve.run.session import Session, session
+from optevolve.run.session import Session, require_device, session
 from optevolve.run.store import Study
 from optevolve.run.watch import Callback
 from optevolve.several import join, split
@@ -105,6 +105,7 @@ def search(
     data: str | Path | None = None,
     settings: Sequence[str] = (),
     workers: int | None = None,
+    device: str | None = None,
     progress: Any = None,
     store: str = "",
     callbacks: Sequence[Callback] = (),
@@ -118,6 +119,7 @@ def search(
         config: a config, or the path of a TOML file, in place of a preset.
         seed, data, settings: override the config; settings are texts such as "search.particles=3".
         workers: processes that train in parallel; None for one per core. The number does not change the search.
+        device: where to train: "auto", "cpu", "cuda" or "mps"; None for the config's. A run may be gone on with on another.
         progress: a listener such as `optevolve.progress.Progress`.
         store: URL of a database for the study, `postgresql+psycopg://USER@HOST/DATABASE`; empty for `study.db` in the folder.
         callbacks: told of evaluations and timesteps; see `optevolve.run.watch.Callback`.
@@ -125,13 +127,14 @@ def search(
         OptevolveError: for anything that the caller can mend.
     """
     config = assemble(config, preset_name=preset, task=task, seed=seed, data=data, settings=settings)
-    return _run(Path(out), config, workers, progress, callbacks, store=store)
+    return _run(Path(out), on_device(config, device), workers, progress, callbacks, store=store)
 
 
 def resume(
     out: str | Path,
     *,
     workers: int | None = None,
+    device: str | None = None,
     progress: Any = None,
     store: str = "",
     extend: Sequence[str] = (),
@@ -141,10 +144,11 @@ def resume(
     """Goes on with the run in a folder where it stopped. A finished run is left as it is, unless it is extended.
 
     Args:
-        out, workers, progress, store, callbacks: as for `search`; the store is needed only where the folder does not name it.
+        out, workers, device, progress, store, callbacks: as for `search`; the store is needed only where the folder does not name it.
         extend: larger values for the run, such as "search.timesteps=9"; it then ends as if it had been started with them.
-        settings: values of `workers` for this time, such as "workers.runner=ray".
+        settings: values of `workers` and `compute` for this time, such as "workers.runner=ray".
     """
+    settings = [*settings, *([] if device is None else [f"compute.device={device}"])]
     return _run(Path(out), None, workers, progress, callbacks, store=store, extend=extend, settings=settings)
 
 
@@ -188,7 +192,13 @@ def _reported(study: Study) -> bool:
 
 
 def evaluate(
-    out: str | Path, tasks: Sequence[str] = (), seeds: int | None = None, *, workers: int | None = None, progress: Any = None
+    out: str | Path,
+    tasks: Sequence[str] = (),
+    seeds: int | None = None,
+    *,
+    workers: int | None = None,
+    device: str | None = None,
+    progress: Any = None,
 ) -> list[Comparison]:
     """Evaluates the survivors of a run beside the tuned baselines on more tasks, or with more seeds; what is measured already is kept.
 
@@ -196,6 +206,7 @@ def evaluate(
         out: the run's folder.
         tasks: task specs; none for the run's own.
         seeds: paired seeds per contestant; None for the config's number.
+        workers, device, progress: as for `search`.
     Returns:
         The comparisons of all tasks evaluated so far.
     Raises:
@@ -207,6 +218,7 @@ def evaluate(
             raise StudyError(
                 f"Expected a finished run in {folder}, found one that stopped before its end. First: optevolve resume {folder}"
             )
+        config = on_device(config, device)
         if seeds is not None:
             config = replace(config, evaluation=replace(config.evaluation, seeds=seeds))
         with _session(config, study, workers, progress, folder) as work:
@@ -337,11 +349,20 @@ def _session(
     config: RunConfig, study: Study, workers: int | None, progress: Any, folder: Path, callbacks: Sequence[Callback] = ()
 ) -> Iterator[Session]:
     """Workers for the time of a run; they find the data where the config says."""
+    require_device(config)
     if config.data:
         os.environ["OPTEVOLVE_DATA"] = str(Path(config.data).resolve())
     listeners = [Listening(progress, _stage_of, partial(_size, config))] if progress is not None else []
     try:
-        with session(study, surrogate.measure, config.workers, workers, folder, listeners=listeners, callbacks=callbacks) as work:
+        with session(
+            study,
+            partial(surrogate.measure, compute=config.compute),
+            config.workers,
+            workers,
+            folder,
+            listeners=listeners,
+            callbacks=callbacks,
+        ) as work:
             yield work
     finally:
         if progress is not None:

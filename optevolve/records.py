@@ -130,6 +130,7 @@ class Outcome:
         seconds: wall-clock seconds spent.
         interval: 95 % interval of the fitness (low, high), where the protocol gives one.
         weight_decay: that goes with the learning rate; 0 where none was chosen.
+        device: what it was computed on: "cpu", "cuda" or "mps"; empty where nothing was trained.
         task_scores: where the job names several tasks, the score on each, on the scale of the fitness, which is their mean; shape (tasks,).
     """
 
@@ -143,6 +144,7 @@ class Outcome:
     interval: tuple[float, float] | None = None
     weight_decay: float = 0.0
     task_scores: tuple[float, ...] = ()
+    device: str = ""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from optevolve.tasks import load
 from optevolve.tasks.cheaper import made_cheaper
 from optevolve.training import untrained_score
 
-__all__ = ["SEPARATOR", "join", "measure_all", "split"]
+__all__ = ["SEPARATOR", "MeasureOne", "join", "measure_all", "split"]
 
 SEPARATOR = ";"
 MeasureOne = Callable[[Job], Outcome]
@@ -82,6 +82,7 @@ def _spent(outcomes: Sequence[Outcome]) -> Outcome:
         curves=tuple(curve for outcome in outcomes for curve in outcome.curves),
         steps=sum(outcome.steps for outcome in outcomes),
         seconds=sum(outcome.seconds for outcome in outcomes),
+        device=outcomes[0].device,
     )
 
 

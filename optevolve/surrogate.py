@@ -17,23 +17,23 @@ import numpy as np
 import numpy.typing as npt
 
 from optevolve.compile import build
-from optevolve.config import Protocol
+from optevolve.config import Compute, Protocol
 from optevolve.errors import ConfigError, OptevolveError
 from optevolve.racing import Point, Race, by_training, full_seed, judged, mean_interval, neighbours, rung_seeds, rung_steps
 from optevolve.records import Job, Outcome, Split, Status, TrainingCurve
 from optevolve.schedule import schedule_values
-from optevolve.several import SEPARATOR, measure_all
+from optevolve.several import SEPARATOR, MeasureOne, measure_all
 from optevolve.space import UpdateRule, parse
 from optevolve.tasks import Task, load
 from optevolve.tasks.cheaper import made_cheaper
-from optevolve.training import Engine, Part, Run, Terms, train_many, untrained_score
+from optevolve.training import Engine, Part, Run, Terms, device_of, train_many, untrained_score
 
 __all__ = ["FIRST_LEARNING_RATE", "best_end", "best_trial", "measure", "step_values"]
 
 FIRST_LEARNING_RATE = 1e-7  # of a run whose warm-up would begin with 0. Source: method section 7.
 
 
-def measure(job: Job) -> Outcome:
+def measure(job: Job, compute: Compute = Compute()) -> Outcome:  # noqa: B008 - immutable
     """Chooses learning rate and weight decay, unless the job fixes them, and trains in full: a pure function of the job, time apart.
 
     A job of several tasks has their mean, see `optevolve.several`.
@@ -45,10 +45,10 @@ def measure(job: Job) -> Outcome:
         OptevolveError: for what the user must mend before anything can be measured: the rule's text, the task, its data, the protocol.
     """
     if SEPARATOR in job.task:
-        return measure_all(job, measure)
+        return measure_all(job, _measure_with(compute))
     started = time.perf_counter()
     task = made_cheaper(load(job.task), job.protocol.resolution_share, job.protocol.batch_share)
-    measurement = _Measurement(job, task, parse(job.rule))
+    measurement = _Measurement(job, task, parse(job.rule), compute)
     try:
         status, reason, chosen, fitness = measurement.run()
     except OptevolveError:
@@ -65,7 +65,14 @@ def measure(job: Job) -> Outcome:
         seconds=time.perf_counter() - started,
         interval=measurement.interval,
         weight_decay=0.0 if chosen is None else chosen[1],
+        device=device_of(compute.device),
     )
+
+
+@lru_cache
+def _measure_with(compute: Compute) -> MeasureOne:
+    """`measure` with the compute given, the same function each time, so that what is kept by function is found again."""
+    return partial(measure, compute=compute)
 
 
 def step_values(protocol: Protocol, learning_rate: float, *, trial: bool) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -130,14 +137,14 @@ def _remembered(data: str, function: Callable[..., Any], *arguments: Any) -> Any
     return function(*arguments)
 
 
-def _motionless_score(task: Task, job: Job) -> float:
+def _motionless_score(task: Task, job: Job, compute: Compute) -> float:
     """What the runs of a job's last rung score with a rule that never moves the weights, on the very examples of the others.
 
     -inf where even that diverges: whatever does not is better.
     """
     last = job.protocol.rungs - 1
     asked = [((1.0, 0.0), seed) for seed in rung_seeds(job.protocol, job.seed, last)]
-    curves = list(_Measurement(job, task, parse(job.rule)).race(asked, rung_steps(job.protocol, last)))
+    curves = list(_Measurement(job, task, parse(job.rule), compute).race(asked, rung_steps(job.protocol, last)))
     if any(curve.status is Status.DIVERGED for curve in curves):
         return -math.inf
     return float(np.mean([judged(job.protocol, curve) for curve in curves]))
@@ -146,8 +153,9 @@ def _motionless_score(task: Task, job: Job) -> float:
 class _Measurement:
     """The runs of one job, in order."""
 
-    def __init__(self, job: Job, task: Task, rule: UpdateRule) -> None:
+    def __init__(self, job: Job, task: Task, rule: UpdateRule, compute: Compute) -> None:
         self.job = job
+        self.compute = compute
         self.task = task
         self.rule = rule
         self.curves: list[TrainingCurve] = []
@@ -188,7 +196,7 @@ class _Measurement:
     def _untrained(self) -> float:
         """What a run of the race scores that learns nothing."""
         job = replace(self.job, id="", rule="0 * w", protocol=self.protocol, split=Split.VALID, weight_decay=None)
-        return _once(_motionless_score, self.task, job)
+        return _once(_motionless_score, self.task, job, self.compute)
 
     def _fixed(self) -> Point | None:
         return None if self.job.learning_rate is None else (self.job.learning_rate, self.decays[0])
@@ -294,7 +302,7 @@ class _Measurement:
         protocol = self.job.protocol if protocol is None else protocol
         compressed = trial and protocol.trial_schedule == "compressed"
         total = protocol.trial_steps if compressed else protocol.full_steps
-        engine = Engine.of(protocol)
+        engine = Engine.of(protocol, self.compute)
         terms = Terms(
             epoch_steps=protocol.trial_epoch_steps if trial else protocol.epoch_steps,
             split=None if trial and part == "all" else Split.VALID if trial else self.job.split,

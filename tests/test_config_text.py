@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optevolve.config import FAST, EliminationRound, Evaluation, Protocol, RunConfig, Schedule, Search, Stage
+from optevolve.config import FAST, Compute, EliminationRound, Evaluation, Protocol, RunConfig, Schedule, Search, Stage
 from optevolve.config_text import (
     PRESETS,
     apply_settings,
@@ -17,6 +17,7 @@ from optevolve.config_text import (
     difference,
     from_toml,
     load_config,
+    on_device,
     preset,
     to_toml,
     with_task,
@@ -415,6 +416,30 @@ def test_a_few_fields_change_the_grammar_that_there_is(tmp_path: Path) -> None:
     assert found.grammar == {"extends": "paper", "unary": ["sign(x)"], "decays": False}
     assert from_toml(to_toml(found)) == found
     assert ("grammar.decays", None, False) in difference(preset("small"), found)
+
+
+def test_a_device_of_a_protocol_is_the_runs_as_configs_once_said_it() -> None:
+    """Cuda if one of the protocols says so; what says the device of the run wins."""
+    assert from_toml('[evolution.protocol]\ndevice = "cuda"').compute == Compute("cuda")
+    text = '[initial.protocol]\ndevice = "cpu"\n[[elimination]]\nkeep = 2\nprotocol = { device = "cuda", full_steps = 9 }\n'
+    config = from_toml(text)
+    assert config.compute == Compute("cuda")
+    assert config.elimination[0].protocol.full_steps == 9
+    assert from_toml(text + '[compute]\ndevice = "auto"').compute == Compute("auto")
+    assert from_toml('preset = "paper"\n[initial.protocol]\ndevice = "cpu"').compute == Compute("cpu")
+    with pytest.raises(ConfigError, match=r"config: compute\.device: expected one of 'auto', 'cpu', 'cuda' or 'mps', got \"gpu\""):
+        from_toml('[evolution.protocol]\ndevice = "gpu"')
+    for setting in ("evolution.protocol.device=cuda", "elimination.0.protocol.device=cuda"):
+        with pytest.raises(ConfigError, match=r"^--set .*protocol\.device: expected a device for the whole run.*--device cuda or --set"):
+            apply_settings(preset("small"), [setting])
+
+
+def test_the_device_of_a_run_is_one_word() -> None:
+    small = preset("small")
+    assert on_device(small, None) == small
+    assert on_device(small, "mps") == apply_settings(small, ["compute.device=mps"]) == dataclasses.replace(small, compute=Compute("mps"))
+    with pytest.raises(ConfigError, match=r"--device: compute\.device: expected one of 'auto', 'cpu', 'cuda' or 'mps', got \"tpu\""):
+        on_device(small, "tpu")
 
 
 def test_settings_are_checked_together() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from optevolve.cli.runs import Device
 from optevolve.cli.terminal import print_json, say
 
 __all__ = ["calibrate"]
@@ -26,6 +27,7 @@ def calibrate(
     phases: Annotated[list[str] | None, typer.Option("--phase", help="Phases of the log to take. Default: particle, mutation.")] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Folder of data sets.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", "-w", min=1, help="Processes that train. Default: one per core.")] = None,
+    device: Device = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Measure rules of a search log under a protocol, and say how well the ranks agree with the log's accuracies.
@@ -41,7 +43,7 @@ def calibrate(
 
     found = measure(
         reference, out, task=task, protocol=protocol, settings=settings or (), rules=rules, spread=spread, repeats=repeats, seed=seed,
-        phases=phases or ("particle", "mutation"), data=data, workers=workers,
+        phases=phases or ("particle", "mutation"), data=data, workers=workers, device=device,
     )  # fmt: skip
     if json:
         print_json(asdict(found))

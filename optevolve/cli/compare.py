@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from optevolve.cli.runs import print_comparisons
+from optevolve.cli.runs import Device, print_comparisons
 from optevolve.cli.subject import RULE_HELP, Rank, find
 from optevolve.cli.terminal import console, print_json, say
 
@@ -29,6 +29,7 @@ def compare(
     seed: Annotated[int, typer.Option("--seed", "-s", help="Seed of everything random.")] = 0,
     data: Annotated[Path | None, typer.Option("--data", help="Folder of data sets.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", "-w", min=1, help="Processes that train. Default: one per core.")] = None,
+    device: Device = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON; progress goes to standard error.")] = False,
 ) -> None:
     """Compare rules on tasks: learning rate and weight decay tuned alike on validation data, then test scores over paired seeds.
@@ -53,7 +54,7 @@ def compare(
         with Progress(console(stderr=json)) as progress:
             found = measure(
                 named, tasks, out, protocol=protocol, settings=settings or (), against=against, seeds=seeds, seed=seed, data=data,
-                workers=workers, progress=progress,
+                workers=workers, device=device, progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
         console(stderr=True).print("Interrupted. Everything measured so far is kept; the same command goes on.", soft_wrap=True)

@@ -15,12 +15,18 @@ from optevolve.cli.terminal import console, print_json, print_table, say
 if TYPE_CHECKING:
     from optevolve.evaluation import Comparison
 
-__all__ = ["evaluate", "print_comparisons", "report", "resume", "search", "top"]
+__all__ = ["Device", "evaluate", "print_comparisons", "report", "resume", "search", "top"]
 
 RunFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")]
 Workers = Annotated[
     int | None,
     typer.Option("--workers", "-w", min=1, help="Processes that train in parallel. Default: one per core. It does not change the search."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device", metavar="NAME", help="Where to train: auto (cuda, mps or cpu, what there is), cpu, cuda or mps. Default: the config's."
+    ),
 ]
 Store = Annotated[
     str,
@@ -57,6 +63,7 @@ def search(
         int | None, typer.Option("--seed", "-s", help="Seed of everything random. The same seed gives the same search.")
     ] = None,
     workers: Workers = None,
+    device: Device = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder of data sets in the Hub's parquet layout. Default: OPTEVOLVE_DATA, else the Hub.")
     ] = None,
@@ -94,7 +101,9 @@ def search(
     result = _with_progress(
         folder,
         json,
-        lambda progress: pipeline.search(config=chosen, out=folder, workers=workers, progress=progress, store=store, callbacks=told),
+        lambda progress: pipeline.search(
+            config=chosen, out=folder, workers=workers, device=device, progress=progress, store=store, callbacks=told
+        ),
     )
     if result.found_finished and not json:
         say(f"This run is finished already: {folder}. Its result:")
@@ -108,6 +117,7 @@ def resume(
         typer.Option("--extend", metavar="KEY=VALUE", help="A larger search.timesteps, search.particles or evaluation.seeds; repeatable."),
     ] = None,
     workers: Workers = None,
+    device: Device = None,
     store: Store = "",
     runner: Runner = None,
     ray_address: RayAddress = None,
@@ -133,7 +143,7 @@ def resume(
         folder,
         json,
         lambda progress: pipeline.resume(
-            folder, workers=workers, progress=progress, store=store, extend=extend or (), settings=place, callbacks=told
+            folder, workers=workers, device=device, progress=progress, store=store, extend=extend or (), settings=place, callbacks=told
         ),
     )
     if result.found_finished and not json:
@@ -162,6 +172,7 @@ def evaluate(
     ] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Paired seeds per contestant. Default: the run's own number.")] = None,
     workers: Workers = None,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Evaluate the survivors of a run beside tuned baselines, on test data that the search has not seen.
@@ -173,7 +184,11 @@ def evaluate(
     from optevolve import pipeline
 
     specs = [spec for text in tasks or () for spec in _specs(text)]
-    _with_progress(folder, json, lambda progress: pipeline.evaluate(folder, tasks=specs, seeds=seeds, workers=workers, progress=progress))
+    _with_progress(
+        folder,
+        json,
+        lambda progress: pipeline.evaluate(folder, tasks=specs, seeds=seeds, workers=workers, device=device, progress=progress),
+    )
     _show_comparisons(folder, json)
 
 

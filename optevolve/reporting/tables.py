@@ -119,6 +119,7 @@ class StageCost:
         completed: of the measured, those that completed.
         steps: training steps of the measured.
         seconds: seconds of the measured, summed over workers.
+        devices: what they were computed on, such as "cpu" or "cpu, cuda"; empty where nothing was trained.
     """
 
     stage: str
@@ -127,6 +128,7 @@ class StageCost:
     completed: int
     steps: int
     seconds: float
+    devices: str
 
     @property
     def reused(self) -> int:
@@ -143,6 +145,7 @@ def _cost(stage: str, measurements: Sequence[Measurement]) -> StageCost:
         completed=sum(m.outcome.status is Status.COMPLETED for m in own),
         steps=sum(m.outcome.steps for m in own),
         seconds=sum(m.outcome.seconds for m in own),
+        devices=", ".join(sorted({m.outcome.device for m in own} - {""})),
     )
 
 

@@ -17,9 +17,10 @@ from optevolve.config_text import apply_settings, difference, from_toml, to_toml
 from optevolve.errors import StudyError
 from optevolve.run.store import Study, exists, named
 
-__all__ = ["config_of", "has_run", "open_run", "read_run", "store_of", "write_text"]
+__all__ = ["FREE", "config_of", "has_run", "open_run", "read_run", "store_of", "write_text"]
 
 SHOWN = 8  # differences listed before the rest is counted
+FREE = ("workers.", "compute.")  # keys that are no part of a run: it goes on with others
 # What may grow, and why the smaller run is then a part of the larger one: ids, rules and seeds follow from places that growth leaves alone.
 EXTENDABLE = {
     "search.timesteps": "timesteps are added at each particle's end",
@@ -67,10 +68,10 @@ def open_run(
     Args:
         folder: made if it does not exist.
         config: of the run; None to take the stored one. Where there is a stored one too, they must agree, but for the place of the data
-            and the workers, which are taken from `config`.
+            and the workers and what they compute with, which are taken from `config`.
         store: URL of the database; empty for `study.db` in the folder, or the one that the folder names.
         extend: with the stored config, values that it is to grow to, such as "search.timesteps=9"; see `EXTENDABLE`.
-        settings: with the stored config, values of `workers` for this time.
+        settings: with the stored config, values of `workers` and `compute` for this time.
     Raises:
         StudyError: if the folder holds another run, holds none though no config is given, or cannot be written.
     """
@@ -82,7 +83,7 @@ def open_run(
             stored = config_of(study)
             if config is not None:
                 _refuse_another(folder, stored, config)
-                stored = replace(stored, data=config.data or stored.data, workers=config.workers)
+                stored = replace(stored, data=config.data or stored.data, compute=config.compute, workers=config.workers)
             if extend:
                 stored = _extend(study, stored, extend)
             _note(folder, store, study)
@@ -130,8 +131,10 @@ def _note(folder: Path, store: str, study: Study) -> None:
 def _for_now(config: RunConfig, settings: Sequence[str]) -> RunConfig:
     changed = apply_settings(config, settings)
     for key, _, _ in difference(config, changed):
-        if not key.startswith("workers."):
-            raise StudyError(f"Expected settings of workers for a run that goes on, got {key}. A run keeps its config; see --extend.")
+        if not key.startswith(FREE):
+            raise StudyError(
+                f"Expected settings of workers or compute for a run that goes on, got {key}. A run keeps its config; see --extend."
+            )
     return changed
 
 
@@ -160,7 +163,7 @@ def _may_grow(stored: RunConfig, key: str, old: Any, new: Any) -> bool:
 
 
 def _refuse_another(folder: Path, stored: RunConfig, config: RunConfig) -> None:
-    differences = [(key, old, new) for key, old, new in difference(stored, config) if key != "data" and not key.startswith("workers.")]
+    differences = [(key, old, new) for key, old, new in difference(stored, config) if key != "data" and not key.startswith(FREE)]
     if not differences:
         return
     shown = "; ".join(f"{key}: {old!r} there, {new!r} here" for key, old, new in differences[:SHOWN])

@@ -26,7 +26,7 @@ from optevolve.errors import ConfigError, OptevolveError
 from optevolve.records import Job, Outcome, Status
 from optevolve.run.limits import TimeLimit
 from optevolve.run.ray_actors import Actors, Hands, Tasks
-from optevolve.run.worker import Measure, limited_memory, measure_alone, name_of, one_thread
+from optevolve.run.worker import Measure, Named, limited_memory, measure_alone, name_of, one_thread
 
 __all__ = ["RayRunner"]
 
@@ -67,7 +67,7 @@ class _Task:
 
 
 def measure_on_node(
-    name: str,
+    name: Named,
     job: Job,
     seconds: float,
     memory: int | None,

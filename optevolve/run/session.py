@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from optevolve import __version__
-from optevolve.config import Workers
+from optevolve.config import RunConfig, Workers
 from optevolve.records import Job
 from optevolve.run.driver import Happening, Runner, Source, drive
 from optevolve.run.local import LocalRunner
@@ -18,7 +18,7 @@ from optevolve.run.store import Study, driver_name
 from optevolve.run.watch import Callback, Journal, Watch
 from optevolve.run.worker import Measure
 
-__all__ = ["Session", "available_cores", "make_runner", "session"]
+__all__ = ["Session", "available_cores", "make_runner", "require_device", "session"]
 
 
 class Session:
@@ -98,6 +98,18 @@ def make_runner(measure: Measure, workers: Workers, number: int | None) -> Local
         memory_limit=memory,
         share=data_of,
     )
+
+
+def require_device(config: RunConfig) -> None:
+    """Whether this machine has the device that it is to train on, before workers are started; on a cluster each worker looks for itself.
+
+    Raises:
+        ConfigError: if it has not.
+    """
+    if config.workers.runner == "local" and config.compute.device not in ("auto", "cpu"):
+        from optevolve.training import device_of  # loads torch
+
+        device_of(config.compute.device)
 
 
 def available_cores() -> int:

@@ -142,8 +142,8 @@ class Journal:
             facts = {"status": outcome.status.value, "fitness": outcome.fitness, "learning_rate": outcome.learning_rate}
             facts |= {"weight_decay": outcome.weight_decay} if outcome.weight_decay else {}
             costs = {"seconds": round(outcome.seconds, 3), "steps": outcome.steps}
-            reasons = {name: text for name, text in (("reason", outcome.reason), ("same_as", happening.same_as)) if text}
-            self.write("measured", stage=happening.stage, job=job.id, **facts, **costs, **reasons)
+            others = (("device", outcome.device), ("reason", outcome.reason), ("same_as", happening.same_as))
+            self.write("measured", stage=happening.stage, job=job.id, **facts, **costs, **{name: text for name, text in others if text})
 
     def write(self, event: str, **detail: bool | int | float | str | None) -> None:
         """Appends a line; on its way to the disk when this returns."""

@@ -12,8 +12,10 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, MutableSequence
+from collections.abc import Callable, Iterator, Mapping, MutableSequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from optevolve.records import Job, Outcome, Status
 
 __all__ = [
     "Measure",
+    "Named",
     "keep_freed_memory",
     "limited_memory",
     "measure_alone",
@@ -65,37 +68,54 @@ def _end_with_driver() -> None:
         os._exit(1)
 
 
-def name_of(measure: Measure) -> str:
-    """The name "module:function" under which a worker finds a function.
+@dataclass(frozen=True)
+class Named:
+    """A function of a module as workers receive it: by name, since each imports torch on its own time.
+
+    Attributes:
+        module, path: where the function is.
+        options: what it is given beside each job.
+    """
+
+    module: str
+    path: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def find(self) -> Measure:
+        """The function, its module imported."""
+        function = operator.attrgetter(self.path)(importlib.import_module(self.module))
+        return partial(function, **self.options) if self.options else function
+
+
+def name_of(measure: Measure) -> Named:
+    """The name under which a worker finds a function, or a `functools.partial` of one with keyword arguments that can be sent.
 
     Raises:
         ValueError: if it is no function of a module.
     """
-    name = f"{measure.__module__}:{getattr(measure, '__qualname__', '')}"
-    if "<" in name or _find(name) is not measure:
+    function = measure.func if isinstance(measure, partial) else measure
+    options = dict(measure.keywords) if isinstance(measure, partial) and not measure.args else {}
+    named = Named(getattr(function, "__module__", ""), getattr(function, "__qualname__", ""), options)
+    lost = not named.path or "<" in named.path or Named(named.module, named.path).find() is not function
+    if lost or (isinstance(measure, partial) and measure.args):
         raise ValueError(f"{measure!r} is no function of a module, so that a worker process cannot import it")
-    return name
+    return named
 
 
-def _find(name: str) -> Any:
-    module, _, path = name.partition(":")
-    return operator.attrgetter(path)(importlib.import_module(module)) if path else None
-
-
-def run_job(name: str, job: Job, slot: int) -> Outcome:
+def run_job(name: Named, job: Job, slot: int) -> Outcome:
     """Measures a job in a worker of the local pool: `measure_alone`, with limited memory."""
     _pids[slot] = os.getpid()
     _limit_memory(_memory)
     return measure_alone(name, job)
 
 
-def measure_alone(name: str, job: Job, passing: tuple[type[BaseException], ...] = ()) -> Outcome:
+def measure_alone(name: Named, job: Job, passing: tuple[type[BaseException], ...] = ()) -> Outcome:
     """Measures a job in a process made for that, by the function of that name: what `measure_safely` says, with one thread.
 
     Exceptions of the kinds `passing` pass. The function goes by name because workers receive jobs one at a time: each imports torch on its
     own time, not while the others wait.
     """
-    measure = _find(name)
+    measure = name.find()
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 """Training: the one loop (`loop`), the same for many runs at once (`many`, `replicas`), and what makes a step cheaper (`engine`)."""
 
-from optevolve.training.engine import Engine, precision_of
+from optevolve.training.engine import Engine, device_of, precision_of
 from optevolve.training.halves import Part
 from optevolve.training.loop import OptimizerFactory, train
 from optevolve.training.many import Replicas, train_many, why_alone
@@ -20,6 +20,7 @@ __all__ = [
     "Score",
     "Terms",
     "UnstackableError",
+    "device_of",
     "evaluate",
     "precision_of",
     "train",

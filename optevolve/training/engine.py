@@ -6,14 +6,15 @@ once on a machine and serves all candidates; docs/results/training.md has their 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from optevolve.config import Protocol
+from optevolve.config import Compute, Protocol
 from optevolve.errors import ConfigError
 from optevolve.tasks import Batch
 from optevolve.tasks.networks import GlobalAverage
@@ -23,16 +24,34 @@ from optevolve.training.elements import has_bfloat16
 from optevolve.training.head import Head
 from optevolve.training.norm_swish import NormSwish, available
 
-__all__ = ["PLAIN", "Engine", "precision_of"]
+__all__ = ["PLAIN", "Engine", "device_of", "precision_of"]
+
+_DEVICES: dict[str, Callable[[], bool]] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
 
 
-def precision_of(protocol: Protocol) -> str:
-    """What a protocol's precision means on this machine: "float32" or "bf16"."""
-    if protocol.precision == "auto" and protocol.device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "float32"
-    if protocol.precision == "auto":
-        return "bf16" if has_bfloat16() else "float32"
-    return protocol.precision
+def device_of(wanted: str) -> str:
+    """The device that is meant on this machine: "auto" is the first of cuda, mps and cpu that torch finds.
+
+    Raises:
+        ConfigError: if the one that is named is not here.
+    """
+    if wanted == "auto":
+        return next(name for name, is_here in _DEVICES.items() if is_here())
+    if not _DEVICES[wanted]():
+        found = [name for name, is_here in _DEVICES.items() if is_here()]
+        raise ConfigError(
+            f"Expected a device {wanted!r} on {socket.gethostname()}, got a machine where torch sees {' and '.join(found)} alone. Choose "
+            "--device auto or cpu, or install a torch and a driver for that device; on Ray, also set workers.gpus."
+        )
+    return wanted
+
+
+def precision_of(protocol: Protocol, device: str = "cpu") -> str:
+    """What a protocol's precision means on a device of this machine: "float32" or "bf16"."""
+    if protocol.precision != "auto":
+        return protocol.precision
+    has_bf16: dict[str, Callable[[], bool]] = {"cpu": has_bfloat16, "cuda": torch.cuda.is_bf16_supported, "mps": lambda: False}
+    return "bf16" if has_bf16[device]() else "float32"
 
 
 @dataclass(frozen=True)
@@ -43,7 +62,7 @@ class Engine:
         precision: "float32", or "bf16": forward pass under autocast, weights, gradients and optimizer in float32.
         fused: batch norm and swish as one kernel, where there is a compiler; numbers differ by rounding.
         flat: the optimizer keeps all parameters in one buffer.
-        device: "cpu" or "cuda", where models and batches are put.
+        device: "cpu", "cuda" or "mps", where models and batches are put.
         graph: on a GPU, forward and backward pass of runs trained together are one CUDA graph.
     """
 
@@ -54,19 +73,15 @@ class Engine:
     graph: bool = False
 
     @staticmethod
-    def of(protocol: Protocol) -> Engine:
-        """The engine that a protocol asks for, on this machine.
+    def of(protocol: Protocol, compute: Compute = Compute()) -> Engine:  # noqa: B008 - immutable
+        """The engine for a protocol, on this machine.
 
         Raises:
-            ConfigError: if it asks for a GPU, and there is none.
+            ConfigError: if the run wants a device that is not here.
         """
-        cuda = protocol.device == "cuda"
-        if cuda and not torch.cuda.is_available():
-            raise ConfigError(
-                'Expected a CUDA device for protocol.device = "cuda", got a machine where torch sees none. Set it to "cpu", or mend the '
-                "driver, or install a torch with CUDA."
-            )
-        return Engine(precision_of(protocol), protocol.compile, protocol.compile, protocol.device, graph=cuda and protocol.compile)
+        device = device_of(compute.device)
+        on_cuda = device == "cuda"
+        return Engine(precision_of(protocol, device), protocol.compile, protocol.compile, device, graph=on_cuda and protocol.compile)
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """The model on the device, its layers fused in place where that is asked for and can be; the order of its parameters stays."""
@@ -76,9 +91,16 @@ class Engine:
                 _fuse(sequence)
         return model
 
-    def rng_devices(self) -> list[int]:
-        """Devices with random states beside the CPU's."""
-        return [] if self.device == "cpu" else [torch.cuda.current_device()]
+    @contextmanager
+    def forked_rng(self) -> Iterator[None]:
+        """Puts torch's random states back at the end, the CPU's and the device's."""
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if self.device == "cuda" else []):
+            before = torch.mps.get_rng_state() if self.device == "mps" else None
+            try:
+                yield
+            finally:
+                if before is not None:
+                    torch.mps.set_rng_state(before)
 
     def place(self, batch: Batch) -> Batch:
         """The batch on the device."""

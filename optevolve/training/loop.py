@@ -71,7 +71,7 @@ def train(
     """
     started = time.perf_counter()
     record = Record(len(learning_rates), epoch_steps, floor, floor_epoch, max_loss_ratio)
-    with torch.random.fork_rng(devices=engine.rng_devices()), denormals_flushed():
+    with engine.forked_rng(), denormals_flushed():
         torch.manual_seed(seed)
         model = engine.prepare(task.model().train())
         steps = _Steps(task, model, optimizer, seed, engine)

@@ -40,7 +40,7 @@ def train_many(task: Task, runs: Sequence[Run], terms: Terms, replicas: Replicas
         task: what is trained.
         runs: at least one.
         terms: what they share.
-        replicas: "off": one after another, each when its curve is asked for; "on": all together; "auto": together on a GPU, and elsewhere
+        replicas: "off": one after another, each when its curve is asked for; "on": all together; "auto": together on CUDA, on the CPU
             where a calibration of a few steps (made once per process, task, engine and number of runs) finds that faster. A single run is
             such a program only where the engine makes it a CUDA graph. Runs whose task cannot be vectorised are trained one after another,
             and the log says why.
@@ -81,8 +81,8 @@ def _key(task: Task, engine: Engine) -> _Key:
 
 def _is_faster(task: Task, runs: Sequence[Run], terms: Terms) -> bool:
     """Whether these runs take less time together than one after another, by a few steps of each."""
-    if terms.engine.device != "cpu":
-        return True
+    if terms.engine.device != "cpu":  # whose time the processor's clock does not tell
+        return terms.engine.device == "cuda"
     key = _key(task, terms.engine), len(runs)
     if key not in _pays:
         together = _seconds(lambda short, steps: train_together(task, short, steps), runs, terms)

@@ -41,7 +41,7 @@ def train_together(task: Task, runs: Sequence[Run], terms: Terms) -> list[Traini
     if len({len(run.learning_rates) for run in runs}) > 1:
         raise UnstackableError("runs of several lengths")
     together = _Together(task, runs, terms)
-    with torch.random.fork_rng(devices=terms.engine.rng_devices()), denormals_flushed():
+    with terms.engine.forked_rng(), denormals_flushed():
         return together.train()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from optevolve.cli import main
 
@@ -102,6 +103,32 @@ def test_the_same_command_shows_the_result_at_once(run: Command, finished: tuple
     assert result["best"]
     assert {row["name"] for row in result["comparisons"]} >= {"adam", "sgd"}
     assert (folder / "config.toml").read_bytes() == before
+
+
+def test_a_run_goes_on_with_another_device_and_says_what_it_was_measured_on(run: Command, finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    for command in (["search", *TINY, f"--out={folder}"], ["resume", str(folder)]):
+        assert "finished already" in run(*command, "--device=auto")[0]
+    measured = [line for line in map(json.loads, (folder / "log.jsonl").read_text().splitlines()) if line["event"] == "measured"]
+    assert {line["device"] for line in measured if line["steps"]} == {"cpu"}
+    assert "<td>cpu</td>" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there_is_one_message_and_costs_nothing(run: Command, finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    log = tmp_path / "log.csv"
+    commands = [
+        ["search", *TINY, f"--out={tmp_path / 'new'}"],
+        ["evaluate", str(folder), "--tasks=mlp-moons"],
+        ["compare", "adam", "sgd", "--task=mlp-moons", f"--out={tmp_path / 'duel'}"],
+        ["calibrate", f"--reference={log}", f"--out={tmp_path / 'calibration'}"],
+    ]
+    for command in commands:
+        _, err = run(*command, "--device=cuda", code=2)
+        assert "Expected a device 'cuda'" in err
+        assert "expected one of 'auto', 'cpu', 'cuda' or 'mps', got \"gpu\"" in run(*command, "--device=gpu", code=2)[1]
+    assert {row["task"] for row in run.json("evaluate", str(folder), "--device=cpu")} == {"logreg-digits"}
 
 
 def test_another_config_is_refused_with_the_difference(run: Command, finished: tuple[Path, str]) -> None:

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 
-from optevolve.config import Protocol
+from optevolve.config import Compute, Protocol
 from optevolve.errors import DataError
 from optevolve.records import Job, Outcome, Status, TrainingCurve
 
@@ -29,6 +29,11 @@ def synthetic(job: Job) -> Outcome:
         return Outcome(Status.DIVERGED, reason="as every seventh", seconds=0.001)
     curve = TrainingCurve(0.1, job.seed, (1, 2), (1.0, float("nan")), (0.5, 0.25), (float(value % 13), float("inf")))
     return Outcome(Status.COMPLETED, value % 1000 / 1000, 0.1, curves=(curve,), steps=2, seconds=0.001)
+
+
+def answers(job: Job, compute: Compute) -> Outcome:
+    """Says what it was given."""
+    return Outcome(Status.COMPLETED, 0.5, device=compute.device)
 
 
 def slow(job: Job) -> Outcome:

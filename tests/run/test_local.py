@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from optevolve.config import Compute
 from optevolve.errors import DataError, OptevolveError
 from optevolve.records import Job, Outcome, Status
 from optevolve.run.limits import TimeLimit, longest
@@ -131,11 +133,18 @@ def test_a_pool_whose_idle_workers_die_is_mended(poison: ModuleType) -> None:
         assert set(measured(runner, poison.job("c"))) == {"c"}
 
 
+def test_what_a_function_is_given_beside_its_jobs_reaches_the_workers(poison: ModuleType) -> None:
+    measure = partial(poison.answers, compute=Compute("mps"))
+    with SerialRunner(measure) as serial, LocalRunner(1, measure) as local:
+        for runner in (serial, local):
+            assert measured(runner, poison.job("a"))["a"].device == "mps"
+
+
 def test_a_function_that_workers_cannot_import_is_refused() -> None:
     def inner(job: object) -> Outcome:
         return Outcome(Status.FAILED)
 
-    for measure in (inner, lambda job: Outcome(Status.FAILED)):
+    for measure in (inner, lambda job: Outcome(Status.FAILED), partial(inner, None), partial(inner, job=None)):
         with pytest.raises(ValueError, match="no function of a module"):
             LocalRunner(1, measure)
     with pytest.raises(ValueError, match="at least 1"):

@@ -70,6 +70,7 @@ def measurements(draw: st.DrawFn, ident: str) -> Measurement:
         interval=draw(st.none() | st.tuples(numbers, numbers)),
         weight_decay=draw(numbers),
         task_scores=tuple(draw(st.lists(numbers, max_size=3))),
+        device=draw(st.sampled_from(["", "cpu", "cuda"])),
     )
     rejected = st.lists(st.tuples(texts, texts), max_size=3).map(tuple)
     proposal = st.builds(Proposal, st.just(ident), texts, texts, parent=texts, particle=st.integers(-1, 99), rejected=rejected)

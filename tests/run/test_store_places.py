@@ -34,7 +34,7 @@ def make_old(store: str) -> None:
         "insert into proposals values (1, 'a', 'g', '{}', 'initial', '', -1, 0, '')",
         "insert into rejections values (1001, 1, 'a', 0, 'g*g', 'does not descend')",
         "insert into evaluations values (1001, 1, 'a', 0, 'a', 'initial', 'g', '', 'digits', "
-        '\'{"trial_steps": 7, "schedule": {"warmup": 3}}\', '
+        '\'{"trial_steps": 7, "device": "cuda", "schedule": {"warmup": 3}}\', '
         "9, 'valid', null, 'completed', '', 0.5, 0.1, 2000000000, 1.5, '', '2024-01-02 03:04:06')",
         "insert into curves values (1001, 1001, 0, 'full', 0.1, 9, 'completed', '', 1.5, '[1]', '[0.5]', '[null]', '[\"Infinity\"]')",
     )
@@ -51,6 +51,7 @@ def test_an_older_schema_is_migrated_on_opening_and_keeps_everything(store: str)
     assert found.job == Job("a", "g", "digits", Protocol(trial_steps=7, schedule=Schedule(warmup=3)), 9)
     assert found.outcome.steps == 2_000_000_000
     assert found.outcome.task_scores == ()
+    assert found.outcome.device == "cuda"  # of the protocol, as long as each had one
     assert (found.outcome.weight_decay, found.outcome.curves[0].weight_decay) == (0.0, 0.0)
     assert found.outcome.curves[0].score == (math.inf,)
     assert found.proposal.rejected == (("g*g", "does not descend"),)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from optevolve.config import Protocol, Schedule
+from optevolve.config import Compute, Protocol, Schedule
 from optevolve.records import Job, Split
 from optevolve.surrogate import measure
 from optevolve.tasks import load
@@ -105,7 +105,17 @@ def test_precision_is_float32_unless_asked_for() -> None:
     assert precision_of(Protocol()) == "float32"
     assert precision_of(Protocol(precision="bf16")) == "bf16"
     assert precision_of(Protocol(precision="auto")) in {"float32", "bf16"}
+    assert precision_of(Protocol(precision="auto"), "mps") == "float32"
     assert Engine.of(Protocol()) == Engine()
+
+
+def test_random_states_are_put_back() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    with Engine.of(Protocol(), Compute("auto")).forked_rng():
+        torch.manual_seed(2)
+        torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_evaluation_runs_in_the_engines_precision() -> None:

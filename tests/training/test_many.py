@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
-from optevolve.config import FAST, Protocol, Schedule
+from optevolve.config import FAST, Compute, Protocol, Schedule
 from optevolve.errors import ConfigError
 from optevolve.records import Job, Outcome, Status
 from optevolve.surrogate import measure
 from optevolve.tasks import load
-from optevolve.training import Engine, Terms, many, train_many, why_alone
+from optevolve.training import Engine, Terms, device_of, many, train_many, why_alone
 from tests.training.replica_cases import assert_agree, one_at_a_time, runs_of
 
 TERMS = Terms(epoch_steps=10, split=None)
@@ -137,9 +137,31 @@ def test_a_measurement_does_not_depend_on_what_was_measured_before() -> None:
     assert again.fitness == first.fitness
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_a_gpu_that_is_not_there_is_the_users_error() -> None:
-    with pytest.raises(ConfigError, match="CUDA"):
-        Engine.of(Protocol(device="cuda"))
-    with pytest.raises(ConfigError, match="CUDA"):
-        measure(Job("one", "g", "mlp-moons", replace(TINY, device="cuda"), seed=0))
+@pytest.mark.parametrize(
+    "device",
+    [
+        pytest.param("cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")),
+        pytest.param("mps", marks=pytest.mark.skipif(torch.backends.mps.is_available(), reason="needs a machine without MPS")),
+    ],
+)
+def test_a_device_that_is_not_there_is_the_users_error(device: Literal["cuda", "mps"]) -> None:
+    expected = rf"Expected a device '{device}' on .*, got a machine where torch sees .*cpu alone\. Choose --device auto or cpu"
+    for act in (lambda: Engine.of(Protocol(), Compute(device)), lambda: measure(Job("one", "g", "mlp-moons", TINY, 0), Compute(device))):
+        with pytest.raises(ConfigError, match=expected) as caught:
+            act()
+        assert "\n" not in str(caught.value)
+
+
+def test_auto_is_what_the_machine_has_and_is_recorded() -> None:
+    found = device_of("auto")
+    assert found == ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    job = Job("one", "g", "mlp-moons", TINY, 0)
+    on_auto, on_cpu = measure(job, Compute("auto")), measure(job)
+    assert (on_auto.device, on_cpu.device) == (found, "cpu")
+    if found == "cpu":
+        assert on_auto.fitness == on_cpu.fitness
+
+
+def test_the_device_of_several_tasks_is_that_of_the_run() -> None:
+    job = Job("one", "momentum: g", "mlp-moons;logreg-digits", TINY, 0)
+    assert measure(job, Compute("auto")).device == device_of("auto")

@@ -137,6 +137,7 @@ def evaluation_row(study: int, entry: Measurement, turn: int, fingerprint: str, 
         "learning_rate": _number(outcome.learning_rate, "the chosen learning rate"),
         "weight_decay": _number(outcome.weight_decay, "the chosen weight decay"),
         "task_scores": _to_json(_number(score, "a task's score") or 0.0 for score in outcome.task_scores),
+        "device": outcome.device,
         "steps": int(outcome.steps),
         "seconds": _number(outcome.seconds, "the duration"),
         "same_as": entry.same_as,
@@ -188,6 +189,7 @@ def _curve(row: Row) -> TrainingCurve:
 def _protocol(values: Mapping[str, Any]) -> Protocol:
     """A protocol from its JSON, whose tuples came back as lists; what an older version did not know has its default."""
     plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    plain.pop("device", None)  # of protocols from before there was one for a whole run
     plain["schedule"] = Schedule(**values["schedule"])
     return Protocol(**plain)
 
@@ -237,6 +239,7 @@ def measurement(row: Row, curves: Sequence[Row], proposal: Row | None, rejected:
             learning_rate=row["learning_rate"],
             weight_decay=row["weight_decay"],
             task_scores=_from_json(row["task_scores"]),
+            device=row["device"] or str(row["protocol"].get("device", "")),
             reason=row["reason"],
             curves=tuple(_curve(curve) for curve in curves),
             steps=row["steps"],

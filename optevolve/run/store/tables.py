@@ -103,6 +103,7 @@ evaluations = Table(
     Column("learning_rate", Float),
     Column("weight_decay", Float, nullable=False, server_default="0"),
     Column("task_scores", JSON, nullable=False, server_default="[]"),  # of several tasks; empty with one
+    Column("device", Text, nullable=False, server_default=""),  # what it was computed on
     Column("steps", BigInteger().with_variant(Integer, "sqlite"), nullable=False),
     Column("seconds", Float, nullable=False),
     Column("same_as", Text, nullable=False),
