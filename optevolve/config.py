@@ -70,8 +70,8 @@ class Protocol:
             `full_seeds` full runs, on validation data that the race has not seen (see `trial_judge`). The interval is over the runs; of a
             single run it is over the examples judged, and leaves out what another seed would have given; where that cannot be had, as on
             an exact function, a second run is made after a race. `first_learning_rates`, `first_floor`, `trial_schedule`,
-            `trial_epoch_steps` and `trial_floor_epoch` say nothing here, and without `floor` a rule is dropped if its best trial is no
-            better than one that learns nothing.
+            `trial_epoch_steps` and `trial_floor_epoch` say nothing here, and without `floor` a rule is dropped if its best trial has
+            neither a better score nor a lower training loss than a rule that never moves.
         trial_seeds, rungs, halving, full_seeds: of "fast": runs per learning rate; rungs of the race, each twice as long as the one before;
             the best 1/halving of a rung enter the next; full runs.
         trial_judge: of "fast": what learning rates are raced by: "training": the training score over the second half of a run, whose
@@ -98,8 +98,11 @@ class Protocol:
             "compressed": schedule and decays are compressed into the trial.
         epoch_steps: steps per epoch of the curve: scores are taken and floors are looked at once an epoch.
         trial_epoch_steps: the same within a trial.
-        first_floor, floor: training scores below which a rule is dropped, in a trial and in the full run. None: the task's own floors.
-            Under "fast" `floor` is also for the best of the trials, by what these are judged by.
+        early_stopping: whether rules are dropped that miss the task's own floors or are no better than one that never moves. Floors that
+            are given here hold in any case.
+        first_floor, floor: training scores below which a rule is dropped, in a trial and in the full run. None: the task's own floors, if
+            it has any for trials of this length; else what a rule that never moves has, so that whatever raises the training score or
+            lowers the training loss stays. Under "fast" `floor` is also for the best of the trials, by what these are judged by.
         trial_floor_epoch, floor_epoch: the epoch (from 1) after which a run below its floor is stopped.
         judge: "best" (maximum over epochs, as in the paper) or "last".
         schedule: learning rate and momentum over the steps of a run.
@@ -124,6 +127,7 @@ class Protocol:
     trial_schedule: Literal["cut", "compressed"] = "cut"
     epoch_steps: Count = 200
     trial_epoch_steps: Count = 200
+    early_stopping: bool = True
     first_floor: float | None = None
     floor: float | None = None
     trial_floor_epoch: Count = 3

@@ -19,14 +19,15 @@ import numpy.typing as npt
 from optevolve.compile import build
 from optevolve.config import Compute, Protocol
 from optevolve.errors import ConfigError, OptevolveError
+from optevolve.floors import Bar, floors_of_task, still_curve
 from optevolve.racing import Point, Race, by_training, full_seed, judged, mean_interval, neighbours, rung_seeds, rung_steps
 from optevolve.records import Job, Outcome, Split, Status, TrainingCurve
 from optevolve.schedule import schedule_values
 from optevolve.several import SEPARATOR, MeasureOne, measure_all
 from optevolve.space import UpdateRule, parse
 from optevolve.tasks import Task, load
-from optevolve.tasks.cheaper import made_cheaper
-from optevolve.training import Engine, Part, Run, Terms, device_of, train_many, untrained_score
+from optevolve.tasks.cheaper import made_cheaper, resolution
+from optevolve.training import Engine, Floor, Part, Run, Terms, device_of, train_many
 
 __all__ = ["FIRST_LEARNING_RATE", "best_end", "best_trial", "measure", "step_values"]
 
@@ -47,8 +48,10 @@ def measure(job: Job, compute: Compute = Compute()) -> Outcome:  # noqa: B008 - 
     if SEPARATOR in job.task:
         return measure_all(job, _measure_with(compute))
     started = time.perf_counter()
-    task = made_cheaper(load(job.task), job.protocol.resolution_share, job.protocol.batch_share)
-    measurement = _Measurement(job, task, parse(job.rule), compute)
+    whole = load(job.task)
+    task = made_cheaper(whole, job.protocol.resolution_share, job.protocol.batch_share)
+    own_floors = floors_of_task(whole, job.protocol) if resolution(task) == resolution(whole) else None  # they are of whole images
+    measurement = _Measurement(job, task, parse(job.rule), compute, own_floors)
     try:
         status, reason, chosen, fitness = measurement.run()
     except OptevolveError:
@@ -137,25 +140,26 @@ def _remembered(data: str, function: Callable[..., Any], *arguments: Any) -> Any
     return function(*arguments)
 
 
-def _motionless_score(task: Task, job: Job, compute: Compute) -> float:
-    """What the runs of a job's last rung score with a rule that never moves the weights, on the very examples of the others.
+def _motionless(task: Task, job: Job, compute: Compute) -> tuple[float, float]:
+    """Score and training loss of the runs of a job's last rung with a rule that never moves, on the very examples of the others.
 
-    -inf where even that diverges: whatever does not is better.
+    -inf and inf where even that diverges: whatever does not is better.
     """
     last = job.protocol.rungs - 1
     asked = [((1.0, 0.0), seed) for seed in rung_seeds(job.protocol, job.seed, last)]
     curves = list(_Measurement(job, task, parse(job.rule), compute).race(asked, rung_steps(job.protocol, last)))
     if any(curve.status is Status.DIVERGED for curve in curves):
-        return -math.inf
-    return float(np.mean([judged(job.protocol, curve) for curve in curves]))
+        return -math.inf, math.inf
+    return float(np.mean([judged(job.protocol, curve) for curve in curves])), float(np.mean([curve.train_loss[-1] for curve in curves]))
 
 
 class _Measurement:
     """The runs of one job, in order."""
 
-    def __init__(self, job: Job, task: Task, rule: UpdateRule, compute: Compute) -> None:
+    def __init__(self, job: Job, task: Task, rule: UpdateRule, compute: Compute, own_floors: tuple[float, float] | None = None) -> None:
         self.job = job
         self.compute = compute
+        self.own_floors = own_floors
         self.task = task
         self.rule = rule
         self.curves: list[TrainingCurve] = []
@@ -168,40 +172,52 @@ class _Measurement:
         """Status, reason, chosen learning rate and weight decay, and fitness."""
         if self.job.protocol.kind == "fast":
             return self._run_fast()
-        first_floor, floor = self._floors()
+        first_bar, bar = self._bar(0, trial=True), self._bar(1, trial=True)
+        floor = first_bar.at(self.protocol.trial_floor_epoch)
         several = self.job.learning_rate is None and len(self.decays) > 1
         chosen = self._fixed()
         if chosen is None:
             first = tuple(dict.fromkeys(self.job.protocol.first_learning_rates))
             rest = tuple(rate for rate in dict.fromkeys(self.job.protocol.learning_rates) if rate not in first)
             best = None
-            for rates, needed in ((first, first_floor), (rest, floor)):
+            for rates, needed in ((first, first_bar), (rest, bar)):
                 points = [(rate, self.decays[0]) for rate in rates]
-                self._trials(points, floor=first_floor, part="choice" if several else "all")
+                self._trials(points, floor=floor, part="choice" if several else "all")
                 best = best_trial(self.curves)
                 if best is None:
                     worst = self.curves[0]
                     return Status.DIVERGED, f"every trial diverged; at learning rate {worst.learning_rate:g}: {worst.reason}", None, None
-                if max(best.train_score) < needed:
-                    return Status.STOPPED, self._below(best, needed), None, None
+                if short := needed.shortfall(best, self.curves):
+                    return Status.STOPPED, short, None, None
             assert best is not None  # the loop above runs twice
-            chosen = self._refined(best, first_floor) if several else (best.learning_rate, self.decays[0])
+            chosen = self._refined(best, floor) if several else (best.learning_rate, self.decays[0])
         part: Part = "judgement" if several and self.job.split is Split.VALID else "all"
+        floor = self._bar(1, trial=False).at(self.protocol.floor_epoch)
         (full,) = self._train([(chosen, self.job.seed)], trial=False, floor=floor, part=part)
         if full.status != Status.COMPLETED:
             return full.status, self._ended(full), chosen, None
         fitness = max(full.score) if self.job.protocol.judge == "best" else full.score[-1]
         return Status.COMPLETED, "", chosen, fitness
 
-    def _untrained(self) -> float:
-        """What a run of the race scores that learns nothing."""
+    def _untrained(self) -> tuple[float, float]:
+        """Score and training loss of a run of the race that learns nothing."""
         job = replace(self.job, id="", rule="0 * w", protocol=self.protocol, split=Split.VALID, weight_decay=None)
-        return _once(_motionless_score, self.task, job, self.compute)
+        return _once(_motionless, self.task, job, self.compute)
+
+    def _bar(self, which: int, *, trial: bool) -> Bar:
+        """The floor of trials at the first learning rates (0), or of all of them and of the full run (1); see `optevolve.floors`."""
+        protocol = self.job.protocol
+        given = (protocol.first_floor, protocol.floor)[which]
+        if given is not None or not protocol.early_stopping:
+            return Bar(given)
+        if self.own_floors is not None:
+            return Bar(self.own_floors[which])
+        return Bar(still=_once(still_curve, self.task, protocol, self.job.seed, trial, self.compute))
 
     def _fixed(self) -> Point | None:
         return None if self.job.learning_rate is None else (self.job.learning_rate, self.decays[0])
 
-    def _refined(self, best: TrainingCurve, floor: float) -> Point:
+    def _refined(self, best: TrainingCurve, floor: Floor | None) -> Point:
         """The other weight decays at the best learning rate, then its neighbours at the best of them."""
 
         def best_of(points: list[Point]) -> TrainingCurve:
@@ -218,23 +234,37 @@ class _Measurement:
             protocol = replace(protocol, rate_slack=0.0)
         if fixed is not None:
             return self._full_runs(fixed, [self.job.seed])
-        wanted = protocol.floor is None or protocol.rate_slack > 0
-        untrained = self._untrained() if wanted else 0.0
+        relative = protocol.early_stopping and protocol.floor is None
+        untrained, still_loss = self._untrained() if relative or protocol.rate_slack > 0 else (0.0, math.inf)
         race = Race(protocol, self.job.seed, self.race, untrained)
         chosen = race.winner()
         if chosen is None:
             worst = self.curves[0]
             return Status.DIVERGED, f"every trial diverged; at learning rate {worst.learning_rate:g}: {worst.reason}", None, None
-        needed = float(np.nextafter(untrained, np.inf)) if protocol.floor is None else protocol.floor
-        if race.best_score < needed:
-            return Status.STOPPED, f"best trial score {race.best_score:.4g} (near {chosen[0]:g}) below {needed:.4g}", None, None
+        found = f"best trial score {race.best_score:.4g} (near {chosen[0]:g})"
+        if relative and race.best_score <= untrained and not self._race_loss(race) < still_loss:
+            reason = (
+                f"{found} not above {untrained:.4g}, and its training loss not below {still_loss:.4g}: what a rule that never moves has"
+            )
+            return Status.STOPPED, reason, None, None
+        if protocol.floor is not None and race.best_score < protocol.floor:
+            return Status.STOPPED, f"{found} below {protocol.floor:.4g}", None, None
         seeds = [full_seed(self.job.seed, number) for number in range(protocol.full_seeds)]
-        found = self._full_runs(chosen, seeds)
+        outcome = self._full_runs(chosen, seeds)
         # Divergence alone decides, which shows in training: were it the score, a choice would have seen what gives the fitness.
-        if found[0] is not Status.DIVERGED or race.best is None or race.best >= chosen:
-            return found
+        if outcome[0] is not Status.DIVERGED or race.best is None or race.best >= chosen:
+            return outcome
         self.curves = [replace(curve, purpose="trial") for curve in self.curves]  # that rate was one too much
         return self._full_runs(race.best, seeds)
+
+    def _race_loss(self, race: Race) -> float:
+        """Mean training loss of the longest runs of the race's best point."""
+        own = [
+            curve for curve in self.curves if (curve.learning_rate, curve.weight_decay) == race.best and curve.status is not Status.DIVERGED
+        ]
+        longest = max((curve.steps[-1] for curve in own), default=0)
+        losses = [curve.train_loss[-1] for curve in own if curve.steps[-1] == longest]
+        return float(np.mean(losses)) if losses else math.inf
 
     def _full_runs(self, chosen: Point, seeds: list[int]) -> tuple[Status, str, Point, float | None]:
         """Fitness and interval of full runs, one per seed, and of a second where a single one of a race has no interval."""
@@ -253,7 +283,7 @@ class _Measurement:
         self.interval = mean_interval(scores) if len(scores) > 1 else None if math.isnan(margin) else (fitness - margin, fitness + margin)
         return Status.COMPLETED, "", chosen, fitness
 
-    def _trials(self, points: Sequence[Point], *, floor: float, part: Part) -> list[TrainingCurve]:
+    def _trials(self, points: Sequence[Point], *, floor: Floor | None, part: Part) -> list[TrainingCurve]:
         """Trials under the job's seed."""
         return list(self._train([(point, self.job.seed) for point in points], trial=True, floor=floor, part=part))
 
@@ -273,26 +303,12 @@ class _Measurement:
         decay = f" and weight decay {full.weight_decay:g}" if full.weight_decay else ""
         return f"full run at learning rate {full.learning_rate:g}{decay}: {full.reason}"
 
-    def _below(self, best: TrainingCurve, needed: float) -> str:
-        tried = f"{len(self.curves)} learning rates"
-        return f"best trial score {max(best.train_score):.4g} of {tried} (at {best.learning_rate:g}) below {needed:.4g}"
-
-    def _floors(self) -> tuple[float, float]:
-        """Floors of trials and full run: the protocol's, else the task's, else just above what the untrained model scores."""
-        protocol = self.job.protocol
-        own = self.task.floors
-        if own is None and (protocol.first_floor is None or protocol.floor is None):
-            untrained = float(np.nextafter(_once(untrained_score, self.task, self.job.seed), np.inf))
-            own = (untrained, untrained)
-        first, full = own or (0.0, 0.0)  # with no floors of the task, both of the protocol's are given
-        return (first if protocol.first_floor is None else protocol.first_floor, full if protocol.floor is None else protocol.floor)
-
     def _train(
         self,
         asked: Sequence[tuple[Point, int]],
         *,
         trial: bool,
-        floor: float | None,
+        floor: Floor | float | None,
         part: Part = "all",
         protocol: Protocol | None = None,
     ) -> Iterator[TrainingCurve]:

@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"optim"},
     {"tasks"},
     {"training"},
-    {"racing", "several"},
+    {"racing", "several", "floors"},
     {"surrogate"},
     {"eliminate"},
     {"evaluation"},

@@ -49,8 +49,9 @@ class Task(ABC):
         summary: one line for `optevolve tasks`.
         budget: model size and length of a full run that gives meaningful scores, in words.
         data_source, licence, citation: where the data come from, under which licence, and whom to cite.
-        floors: training scores that a trial and a full run must reach lest early stopping drop the rule, in the score's units. None: more
-            than the score of the untrained model. Source: method section 4 (0.25 and 0.40 on CIFAR-10).
+        floors: training scores that a trial and a full run must reach lest early stopping drop the rule, in the score's units. None: a
+            higher score or a lower loss than a rule that never moves. Source: method section 4 (0.25 and 0.40 on CIFAR-10).
+        floors_from: steps of a trial from which on the floors hold; in shorter ones it is as if there were none.
         has_examples: whether the first axis of a batch counts examples; False for functions that are minimised as they are.
         scores_accuracy: whether the score is a share of right answers, from 0 to 1. What `Protocol.rate_slack` says is for such scores.
     """
@@ -61,6 +62,7 @@ class Task(ABC):
     licence: ClassVar[str] = ""
     citation: ClassVar[str] = ""
     floors: ClassVar[tuple[float, float] | None] = None
+    floors_from: ClassVar[int] = 0
     has_examples: ClassVar[bool] = True
     scores_accuracy: ClassVar[bool] = False
 

@@ -67,7 +67,7 @@ class Wrapper(Task):
         if self.needs_examples and not self.task.has_examples:
             raise TaskError(f"Wrapper {self.name!r} needs a task with examples; {type(self.task).__name__} is a function without any.")
         # The class attributes of the inner task become attributes of this one: they belong to the instance here.
-        for fact in ("summary", "budget", "data_source", "licence", "citation", "has_examples", "scores_accuracy"):
+        for fact in ("summary", "budget", "data_source", "licence", "citation", "has_examples", "scores_accuracy", "floors_from"):
             object.__setattr__(self, fact, getattr(self.task, fact))
         object.__setattr__(self, "floors", self.task.floors if self.keeps_floors else None)
 

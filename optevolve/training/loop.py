@@ -22,7 +22,7 @@ from optevolve.tasks import Batch, Task
 from optevolve.training.engine import PLAIN, Engine
 from optevolve.training.halves import Part
 from optevolve.training.objective import Objective
-from optevolve.training.record import LOOK_STEPS, Record
+from optevolve.training.record import LOOK_STEPS, Floor, Record
 from optevolve.training.scoring import evaluate
 
 __all__ = ["LOOK_STEPS", "OptimizerFactory", "denormals_flushed", "passes", "train"]
@@ -39,7 +39,7 @@ def train(
     seed: int,
     epoch_steps: int,
     split: Split | None = Split.VALID,
-    floor: float | None = None,
+    floor: Floor | float | None = None,
     floor_epoch: int = 1,
     max_loss_ratio: float = 1e4,
     learning_rate: float | None = None,
@@ -57,7 +57,8 @@ def train(
         seed: of initialisation, batch order, augmentation, dropout, and of what the optimizer draws from torch's global generator.
         epoch_steps: steps between points of the curve; the last step is a point too.
         split: where the score of each point is measured; None to leave it out, as in trials.
-        floor, floor_epoch: the run is stopped after epoch `floor_epoch` (from 1) if that epoch's training score is below `floor`.
+        floor, floor_epoch: the run is stopped after epoch `floor_epoch` (from 1) if that epoch's training score is below `floor`; see
+            `optevolve.training.Floor` for a floor of score and loss.
         max_loss_ratio: the run is diverged once a loss exceeds this multiple of the first loss plus one.
         learning_rate: what the curve reports as its peak; the largest of `learning_rates` if not given.
         purpose: what the curve reports as its purpose.

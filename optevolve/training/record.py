@@ -11,9 +11,28 @@ import numpy as np
 
 from optevolve.records import Status, TrainingCurve
 
-__all__ = ["LOOK_STEPS", "Record", "Score"]
+__all__ = ["LOOK_STEPS", "Floor", "Record", "Score"]
 
 LOOK_STEPS = 10  # steps between looks at the losses
+
+
+class Floor(NamedTuple):
+    """What a run must reach in an epoch: one of the two.
+
+    Attributes:
+        score: the training score that is enough.
+        loss: the training loss below which the run goes on all the same; -inf where the score alone decides.
+    """
+
+    score: float
+    loss: float = -math.inf
+
+    def missed_by(self, score: float, loss: float) -> str:
+        """How an epoch's training score and loss fall short; empty if they do not."""
+        if not score < self.score or loss < self.loss:
+            return ""
+        short = f"training score {score:.4g} below {self.score:.4g}"
+        return short if self.loss == -math.inf else f"{short}, and training loss {loss:.4g} not below {self.loss:.4g}"
 
 
 class Score(NamedTuple):
@@ -39,14 +58,15 @@ class Record:
     Attributes:
         total: steps of the run.
         epoch_steps: steps between points of the curve; the last step is a point too.
-        floor, floor_epoch: the run is stopped after epoch `floor_epoch` (from 1) if that epoch's training score is below `floor`.
+        floor, floor_epoch: the run is stopped after epoch `floor_epoch` (from 1) if that epoch falls short of `floor`, a training score, or
+            a `Floor`.
         max_loss_ratio: the run is diverged once a loss exceeds this multiple of the first loss plus one.
         status: COMPLETED unless the run ended early, for the `reason`.
     """
 
     total: int
     epoch_steps: int
-    floor: float | None = None
+    floor: Floor | float | None = None
     floor_epoch: int = 1
     max_loss_ratio: float = 1e4
     status: Status = Status.COMPLETED
@@ -99,17 +119,19 @@ class Record:
         self.status, self.reason = Status.DIVERGED, trouble
 
     def add_point(self, step: int, score: Score | None) -> None:
-        """Adds a point of the curve, and ends the run if its training score is below the floor."""
-        training_score = self._add(step, _NO_SCORE if score is None else score)
-        if self.floor is not None and len(self._points) == self.floor_epoch and training_score < self.floor:
-            self.status = Status.STOPPED
-            self.reason = f"training score {training_score:.4g} below {self.floor:.4g} after epoch {self.floor_epoch}"
+        """Adds a point of the curve, and ends the run if it is below the floor."""
+        loss, training_score = self._add(step, _NO_SCORE if score is None else score)
+        if self.floor is None or len(self._points) != self.floor_epoch:
+            return
+        floor = self.floor if isinstance(self.floor, Floor) else Floor(self.floor)
+        if missed := floor.missed_by(training_score, loss):
+            self.status, self.reason = Status.STOPPED, f"{missed} after epoch {self.floor_epoch}"
 
-    def _add(self, step: int, score: Score) -> float:
+    def _add(self, step: int, score: Score) -> tuple[float, float]:
         loss, training_score = (float(mean) if math.isfinite(mean) else math.nan for mean in np.mean(self._fresh, axis=0))
         self._fresh.clear()
         self._points.append((step, loss, training_score, *score))
-        return training_score
+        return loss, training_score
 
     def curve(self, learning_rate: float, seed: int, purpose: str, seconds: float) -> TrainingCurve:
         """The run as measured."""

@@ -12,7 +12,7 @@ from optevolve.records import Split
 from optevolve.training.engine import PLAIN, Engine
 from optevolve.training.halves import Part
 from optevolve.training.loop import OptimizerFactory
-from optevolve.training.record import Record
+from optevolve.training.record import Floor, Record
 
 __all__ = ["Run", "Terms"]
 
@@ -46,7 +46,7 @@ class Terms:
 
     epoch_steps: int
     split: Split | None = Split.VALID
-    floor: float | None = None
+    floor: Floor | float | None = None
     floor_epoch: int = 1
     max_loss_ratio: float = 1e4
     purpose: str = "full"
