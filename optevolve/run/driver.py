@@ -212,7 +212,7 @@ class _Drive:
 
     def recall(self, turn: _Turn) -> None:
         """Takes a turn's outcome from the study, if it is there."""
-        found = self.study.measurement(turn.job.id) if turn.job.id in self.study else None
+        found = self.study.recall(turn.job.id)
         if found is None:
             return
         alike = found.job == turn.job and found.stage == turn.stage
@@ -287,8 +287,14 @@ class _Drive:
 
 
 def _checked(outcome: Outcome) -> Outcome:
-    """The outcome as the store gives it back. A completed one has a fitness; without, the task is to blame."""
+    """The outcome as the store gives it back. A completed one has a fitness; without, the task is to blame.
+
+    What no store keeps, such as a duration that is NaN, is no outcome: the measurement has failed, and the run goes on.
+    """
     missing = outcome.fitness is None or math.isnan(outcome.fitness)
     if missing and outcome.status is Status.COMPLETED:
         outcome = replace(outcome, status=Status.FAILED, reason=f"its task gave {outcome.fitness} as its score")
-    return canonical(replace(outcome, fitness=None) if missing else outcome)
+    try:
+        return canonical(replace(outcome, fitness=None) if missing else outcome)
+    except (TypeError, ValueError, OverflowError) as error:
+        return Outcome(Status.FAILED, reason=f"its measurement gave no outcome that can be kept: {str(error)[:500]}")

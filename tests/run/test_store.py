@@ -59,9 +59,10 @@ def training_curves(draw: st.DrawFn) -> TrainingCurve:
 def measurements(draw: st.DrawFn, ident: str) -> Measurement:
     fixed = draw(st.tuples(optional, optional))
     job = Job(ident, draw(texts), draw(texts), draw(protocols), draw(seeds), draw(st.sampled_from(Split)), *fixed)
+    status = draw(st.sampled_from(Status))
     outcome = Outcome(
-        draw(st.sampled_from(Status)),
-        draw(st.none() | numbers),
+        status,
+        draw(numbers if status is Status.COMPLETED else st.none() | numbers),
         draw(st.none() | numbers),
         draw(texts),
         tuple(draw(st.lists(training_curves(), max_size=3))),

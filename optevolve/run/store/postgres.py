@@ -24,6 +24,8 @@ _MEANINGS = {
     "42501": "you may not use it. Ask for the rights to create and write tables in its schema",
     "28": "the server refused the login. Check the user, and the password in the URL, in PGPASSWORD or in ~/.pgpass",
     "3D": "there is no such database. Create it, or name another",
+    "42P01": "a table is missing. Restore the database from a copy, or start a new run in another",
+    "42703": "a table has other columns. Restore the database from a copy, or start a new run in another",
     "57P": "the server is shutting down. Run again when it is back; everything stored before is kept",
 }
 _UNREACHABLE = "the server cannot be reached. Check that it runs and that the URL is right, and run again; everything stored before is kept"

@@ -1,32 +1,16 @@
-"""Records as rows and back, to the last bit. Nothing is pickled; what does not read back as a record is refused."""
+"""Records as rows, to the last bit; `reading` is the way back. Nothing is pickled."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, DateTime, Float, Integer, Table, Text
+from optevolve.config import Protocol
+from optevolve.records import Measurement, Outcome, Proposal, TrainingCurve
 
-from optevolve.config import Protocol, Schedule
-from optevolve.errors import StudyError
-from optevolve.records import Job, Measurement, Outcome, Proposal, Split, Status, TrainingCurve
-from optevolve.run.store.tables import curves as table_of_curves
-from optevolve.run.store.tables import evaluations, proposals, rejections
-
-__all__ = ["canonical", "curve_row", "evaluation_row", "measurement", "plain", "proposal_row", "rejection_rows", "require_types"]
-
-Row = Mapping[str, Any]
-_KINDS: dict[type, tuple[type, ...]] = {
-    Text: (str,),
-    Integer: (int,),
-    BigInteger: (int,),
-    Float: (float, int),
-    JSON: (dict, list),
-    DateTime: (datetime,),
-}
-_WORDS = {"Infinity": math.inf, "-Infinity": -math.inf}
+__all__ = ["canonical", "curve_row", "evaluation_row", "plain", "proposal_row", "rejection_rows"]
 
 
 def _text(value: str) -> str:
@@ -43,47 +27,63 @@ def _number(value: float | None, what: str) -> float | None:
     return float(value) + 0.0  # SQLite forgets the sign of zero
 
 
+def _real(value: float, what: str) -> float:
+    found = _number(value, what)
+    if found is None:
+        raise ValueError(f"{what} is missing")
+    return found
+
+
+def _count(value: int, what: str) -> int:
+    """A whole number of at most 63 bits, which is what a database keeps."""
+    if not -(2**63) <= value < 2**63:  # of NaN too
+        raise ValueError(f"{what} is {value}: expected a whole number of at most 63 bits")
+    return int(value)
+
+
 def _to_json(values: Iterable[float]) -> list[float | str | None]:
     return [float(v) if math.isfinite(v) else None if math.isnan(v) else "Infinity" if v > 0 else "-Infinity" for v in values]
-
-
-def _from_json(values: Sequence[float | str | None]) -> tuple[float, ...]:
-    return tuple(math.nan if v is None else _WORDS[v] if isinstance(v, str) else float(v) for v in values)
 
 
 def canonical(outcome: Outcome) -> Outcome:
     """The outcome as it will be read back, so that a search is told the same before and after a restart.
 
     Whole numbers given for floats become floats, zero loses its sign, and text what no database takes.
+
+    Raises:
+        ValueError: if a number is NaN where a record has none, a count has more than 63 bits, or a curve's parts differ in length.
     """
-
-    def points(values: Iterable[float]) -> tuple[float, ...]:
-        return tuple(float(value) for value in values)
-
     return replace(
         outcome,
         fitness=_number(outcome.fitness, "the fitness"),
-        interval=None if outcome.interval is None else (float(outcome.interval[0]) + 0.0, float(outcome.interval[1]) + 0.0),
+        interval=None
+        if outcome.interval is None
+        else (_real(outcome.interval[0], "an interval"), _real(outcome.interval[1], "an interval")),
         learning_rate=_number(outcome.learning_rate, "the chosen learning rate"),
-        weight_decay=float(outcome.weight_decay) + 0.0,
-        task_scores=tuple(float(score) + 0.0 for score in outcome.task_scores),
+        weight_decay=_real(outcome.weight_decay, "the chosen weight decay"),
+        task_scores=tuple(_real(score, "a task's score") for score in outcome.task_scores),
         reason=_text(outcome.reason),
-        steps=int(outcome.steps),
-        seconds=float(outcome.seconds) + 0.0,
-        curves=tuple(
-            replace(
-                curve,
-                learning_rate=float(curve.learning_rate) + 0.0,
-                weight_decay=float(curve.weight_decay) + 0.0,
-                steps=tuple(int(step) for step in curve.steps),
-                train_loss=points(curve.train_loss),
-                train_score=points(curve.train_score),
-                score=points(curve.score),
-                reason=_text(curve.reason),
-                seconds=float(curve.seconds) + 0.0,
-            )
-            for curve in outcome.curves
-        ),
+        steps=_count(outcome.steps, "the number of steps"),
+        seconds=_real(outcome.seconds, "the duration"),
+        curves=tuple(map(_canonical_curve, outcome.curves)),
+    )
+
+
+def _canonical_curve(curve: TrainingCurve) -> TrainingCurve:
+    loss, train, score = (tuple(map(float, values)) for values in (curve.train_loss, curve.train_score, curve.score))
+    if {len(loss), len(train), len(score)} != {len(curve.steps)}:
+        raise ValueError(f"a curve of {len(curve.steps)} steps has parts of {len(loss)}, {len(train)} and {len(score)} points")
+    return replace(
+        curve,
+        learning_rate=_real(curve.learning_rate, "a curve's learning rate"),
+        weight_decay=_real(curve.weight_decay, "a curve's weight decay"),
+        seed=_count(curve.seed, "a curve's seed"),
+        steps=tuple(_count(step, "a curve's step") for step in curve.steps),
+        train_loss=loss,
+        train_score=train,
+        score=score,
+        reason=_text(curve.reason),
+        seconds=_real(curve.seconds, "a curve's duration"),
     )
 
 
@@ -113,8 +113,7 @@ def evaluation_row(study: int, entry: Measurement, turn: int, fingerprint: str, 
         ValueError: if a number is NaN or the seed has more than 63 bits.
     """
     job, outcome = entry.job, entry.outcome
-    if not -(2**63) <= job.seed < 2**63:
-        raise ValueError(f"seed {job.seed} of job {job.id!r} does not fit in 63 bits")
+    _count(job.seed, f"the seed of job {job.id!r}")
     return {
         "study": study,
         "job": job.id,
@@ -137,7 +136,7 @@ def evaluation_row(study: int, entry: Measurement, turn: int, fingerprint: str, 
         "learning_rate": _number(outcome.learning_rate, "the chosen learning rate"),
         "weight_decay": _number(outcome.weight_decay, "the chosen weight decay"),
         "task_scores": _to_json(_number(score, "a task's score") or 0.0 for score in outcome.task_scores),
-        "device": outcome.device,
+        "device": _text(outcome.device),
         "steps": int(outcome.steps),
         "seconds": _number(outcome.seconds, "the duration"),
         "same_as": entry.same_as,
@@ -168,90 +167,3 @@ def curve_row(evaluation: int, position: int, curve: TrainingCurve) -> dict[str,
         "train_score": _to_json(curve.train_score),
         "score": _to_json(curve.score),
     }
-
-
-def _curve(row: Row) -> TrainingCurve:
-    return TrainingCurve(
-        learning_rate=row["learning_rate"],
-        weight_decay=row["weight_decay"],
-        seed=row["seed"],
-        steps=tuple(int(step) for step in row["steps"]),
-        train_loss=_from_json(row["train_loss"]),
-        train_score=_from_json(row["train_score"]),
-        score=_from_json(row["score"]),
-        status=Status(row["status"]),
-        reason=row["reason"],
-        purpose=row["purpose"],
-        seconds=row["seconds"],
-    )
-
-
-def _protocol(values: Mapping[str, Any]) -> Protocol:
-    """A protocol from its JSON, whose tuples came back as lists; what an older version did not know has its default."""
-    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    plain.pop("device", None)  # of protocols from before there was one for a whole run
-    plain["schedule"] = Schedule(**values["schedule"])
-    return Protocol(**plain)
-
-
-def require_types(table: Table, row: Row) -> None:
-    """Whether a row holds what its columns promise, which SQLite does not see to.
-
-    Raises:
-        TypeError: if it does not.
-    """
-    for column, kinds in _kinds(table):
-        value = row[column.name]
-        if not (isinstance(value, kinds) or (value is None and column.nullable)) or isinstance(value, bool):
-            raise TypeError(f"{table.name}.{column.name} is {type(value).__name__}, expected {kinds[0].__name__}")
-
-
-@lru_cache(maxsize=16)
-def _kinds(table: Table) -> list[tuple[Column[Any], tuple[type, ...]]]:
-    return [(column, _KINDS[type(column.type)]) for column in table.columns]
-
-
-def measurement(row: Row, curves: Sequence[Row], proposal: Row | None, rejected: Sequence[Row]) -> Measurement:
-    """The record behind an evaluation's row and the rows that belong to it.
-
-    Raises:
-        StudyError: if the rows do not hold what a record holds.
-    """
-    try:
-        require_types(evaluations, row)
-        for table, found in ((table_of_curves, curves), (rejections, rejected), (proposals, [] if proposal is None else [proposal])):
-            for each in found:
-                require_types(table, each)
-        job = Job(
-            id=row["job"],
-            rule=row["rule"],
-            task=row["task"],
-            protocol=_protocol(row["protocol"]),
-            seed=row["seed"],
-            split=Split(row["split"]),
-            learning_rate=row["fixed_learning_rate"],
-            weight_decay=row["fixed_weight_decay"],
-        )
-        outcome = Outcome(
-            status=Status(row["status"]),
-            fitness=row["fitness"],
-            interval=None if row["interval_low"] is None else (row["interval_low"], row["interval_high"]),
-            learning_rate=row["learning_rate"],
-            weight_decay=row["weight_decay"],
-            task_scores=_from_json(row["task_scores"]),
-            device=row["device"] or str(row["protocol"].get("device", "")),
-            reason=row["reason"],
-            curves=tuple(_curve(curve) for curve in curves),
-            steps=row["steps"],
-            seconds=row["seconds"],
-        )
-        source = None
-        if proposal is not None:
-            plain = {name: value for name, value in proposal.items() if name != "study"}
-            source = Proposal(**plain, rejected=tuple((each["rule"], each["reason"]) for each in rejected))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StudyError(
-            f"The store's row of job {row['job']!r} cannot be read ({type(error).__name__}: {str(error)[:200]}). "
-            "It was changed by hand or written by another version; restore the file from a copy, or start a new run."
-        ) from error
-    return Measurement(row["stage"], job, outcome, source, row["same_as"])

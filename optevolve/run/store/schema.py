@@ -15,6 +15,7 @@ from optevolve.run.store.tables import METADATA, SCHEMA_TABLE
 __all__ = ["migrate"]
 
 _MIGRATIONS = Path(__file__).parents[1] / "migrations"
+_READ_ALIKE = {"0006"}  # older schemas that a reader needs not tell apart from this one: it has an index more
 
 
 def migrate(connection: Connection, place: Place, *, create: bool, read_only: bool) -> None:
@@ -35,8 +36,13 @@ def migrate(connection: Connection, place: Place, *, create: bool, read_only: bo
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     scripts = ScriptDirectory.from_config(config)
-    found_revision = MigrationContext.configure(connection, opts={"version_table": SCHEMA_TABLE}).get_current_revision()
-    if found_revision == scripts.get_current_head():
+    heads = MigrationContext.configure(connection, opts={"version_table": SCHEMA_TABLE}).get_current_heads()
+    if SCHEMA_TABLE in names and (len(heads) != 1 or not set(METADATA.tables) <= names):
+        missing = sorted(set(METADATA.tables) - names)
+        what = f"no table {missing[0]!r}" if missing else f"{len(heads)} versions of its schema" if heads else "no version of its schema"
+        raise StudyError(f"The study in {place.shown} is damaged: it has {what}. Restore it from a copy, or start a new run elsewhere.")
+    found_revision = heads[0] if heads else None
+    if found_revision == scripts.get_current_head() or (read_only and found_revision in _READ_ALIKE):
         return
     known = {script.revision for script in scripts.walk_revisions()}
     if found_revision is not None and found_revision not in known:

@@ -29,6 +29,10 @@ _MEANINGS = {
     "SQLITE_CORRUPT": "it is damaged. Restore it from a copy, or start a new run in another folder",
     "SQLITE_NOTADB": "it is no SQLite database. Expected the study.db of a run; give another folder",
 }
+_STRANGE = (
+    "it does not hold what a study holds. It was changed by hand or damaged: 'optevolve verify' on the run's folder says what is sound; "
+    "restore it from a copy, or start a new run in another folder"
+)
 _QUERIES: dict[Mode, str] = {"read": "?mode=ro", "write": "?mode=rw", "create": "?mode=rwc"}
 
 
@@ -60,9 +64,9 @@ class SqliteFile(Place):
             origin = error.orig if isinstance(error, DBAPIError) else error
             name = getattr(origin, "sqlite_errorname", "")
             meaning = next((text for start, text in _MEANINGS.items() if name.startswith(start)), None)
-            if meaning is None:
-                raise
-            raise StudyError(f"The store {self.path} cannot be used: {meaning}. ({origin})") from error
+            if meaning is None and isinstance(origin, sqlite3.ProgrammingError | sqlite3.InterfaceError):
+                raise  # a mistake in this program
+            raise StudyError(f"The store {self.path} cannot be used: {meaning or _STRANGE}. ({str(origin)[:300]})") from error
         except OSError as error:
             reason = error.strerror or str(error)
             raise StudyError(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,18 +11,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Select, Table, delete, false, insert, select, true, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Table, delete, insert, select, update
 
 from optevolve import __version__
 from optevolve.errors import StudyError
-from optevolve.records import Measurement, Outcome
-from optevolve.run.store import rows
+from optevolve.records import Measurement, Outcome, Proposal
+from optevolve.run.store import reading, rows
 from optevolve.run.store.lookup import holder, names_in, only_study
 from optevolve.run.store.place import Held, Place, driver_name, place_of
 from optevolve.run.store.schema import migrate
 from optevolve.run.store.tables import curves, evaluations, events, proposals, rejections, studies
 
 __all__ = ["Entry", "Event", "Study"]
+
+_CHUNK = 512  # evaluations read at a time when a study is taken up
 
 
 def _now() -> datetime:
@@ -65,20 +67,24 @@ class Study:
         created: when, in UTC.
     """
 
-    def __init__(self, place: Place, engine: Engine, held: Held | None, row: RowMapping) -> None:
+    def __init__(self, place: Place, engine: Engine, held: Held | None, row: Row[Any]) -> None:
         self.where = place.shown
-        if not isinstance(row["config"], str):
-            raise StudyError(f"The config of the study in {self.where} is no text. It was changed by hand; restore the store from a copy.")
-        self.name: str = row["name"]
-        self.config_text: str = row["config"]
-        self.version: str = row["version"]
-        self.created: datetime = row["created"].replace(tzinfo=UTC)
+        if not all(isinstance(value, str) for value in (row.name, row.config, row.version)):
+            raise StudyError(
+                f"The study in {self.where} has a name, config or version that is no text. It was changed by hand; restore it from a copy."
+            )
+        self.name: str = row.name
+        self.config_text: str = row.config
+        self.version: str = row.version
+        self.created: datetime = row.created.replace(tzinfo=UTC)
         self._place = place
         self._engine = engine
         self._held = held
-        self._id: int = row["id"]
-        self._jobs: set[str] | None = None  # stored, as far as the one who writes knows them
+        self._id: int = row.id
+        self._jobs: dict[str, int] | None = None  # job → its number in the table, as far as the one who writes knows them
         self._proposals: set[str] = set()
+        self._ahead: dict[str, Measurement] = {}  # read, and not yet recalled
+        self._chunks: set[int] = set()  # that were read
 
     @classmethod
     def create(cls, store: str | Path, config_text: str, *, version: str = __version__, patience: float = 30.0) -> Study:
@@ -145,12 +151,15 @@ class Study:
         with self._transaction() as connection:
             return connection.execute(select(evaluations.c.id).where(self._job(str(job_id)))).first() is not None
 
-    def _known(self) -> set[str]:
+    def _known(self) -> dict[str, int]:
         if self._jobs is None:
             with self._transaction() as connection:
-                jobs = set(connection.scalars(select(evaluations.c.job).where(evaluations.c.study == self._id)))
+                stored = select(evaluations.c.job, evaluations.c.id).where(evaluations.c.study == self._id)
+                jobs: dict[str, int] = {row.job: row.id for row in reading.fetch(connection, stored)}
                 self._proposals = set(connection.scalars(select(proposals.c.id).where(proposals.c.study == self._id)))
             self._jobs = jobs
+            self._ahead.clear()
+            self._chunks.clear()
         return self._jobs
 
     @contextmanager
@@ -188,7 +197,7 @@ class Study:
                     for position, curve in enumerate(entry.measurement.outcome.curves)
                 ]
                 _insert_all(connection, curves, points)
-            known.update(ids)
+            known.update(zip(ids, keys, strict=True))
             self._proposals.update(own)
         except BaseException:
             self._jobs = None  # an interruption may have come before or after the commit: ask the database
@@ -249,44 +258,64 @@ class Study:
 
     def measurement(self, job_id: str) -> Measurement | None:
         """A job with its outcome; None if it is not stored."""
-        found = self._load(self._job(job_id))
-        return found[0] if found else None
+        with self._transaction() as connection:
+            found = reading.measurements(connection, self._job(job_id))
+        return found[0][2] if found else None
 
-    def measurements(self, stage: str | None = None, *, with_curves: bool = True) -> list[Measurement]:
+    def recall(self, job_id: str) -> Measurement | None:
+        """As `measurement`, for the driver, who takes up what is stored, each job once, in about the order in which it arrived.
+
+        Neighbours are read along, so that taking up a whole study is linear and quick.
+        """
+        key = self._known().get(job_id)
+        if key is None:
+            return None
+        chunk = key // _CHUNK
+        if job_id not in self._ahead and chunk not in self._chunks:
+            self._chunks.add(chunk)
+            here = (evaluations.c.study == self._id) & evaluations.c.id.between(chunk * _CHUNK, (chunk + 1) * _CHUNK - 1)
+            with self._transaction() as connection:
+                self._ahead |= {m.job.id: m for _, _, m in reading.measurements(connection, here)}
+        return self._ahead.pop(job_id, None) or self.measurement(job_id)
+
+    def proposals(self) -> dict[str, Proposal]:
+        """By id, every proposal whose measurement is stored, so that a search that is taken up need not draw it again."""
+        with self._transaction() as connection:
+            return reading.proposals_by_id(connection, self._id)
+
+    def fingerprints(self) -> dict[str, str]:
+        """By rule, the fingerprints stored with measurements, in the order of arrival."""
+        with self._transaction() as connection:
+            return reading.fingerprints(connection, self._id)
+
+    def measurements(
+        self, stage: str | None = None, *, with_curves: Callable[[str], bool] | bool = True, with_origins: bool = True
+    ) -> list[Measurement]:
         """Everything measured, or one stage, in the order of asking, which is the same for any number of workers.
 
-        Stages come in the order of their first arrival. Without their curves, measurements load several times as fast.
+        Stages come in the order of their first arrival.
+
+        Args:
+            stage: one stage alone.
+            with_curves: whether curves are read, which takes the most time and memory; or for which stages.
+            with_origins: whether proposals come with their genomes and with what was refused before them.
         """
         condition = evaluations.c.study == self._id
-        return self._load(condition if stage is None else condition & (evaluations.c.stage == stage), with_curves)
-
-    def _load(self, condition: ColumnElement[bool], with_curves: bool = True) -> list[Measurement]:
+        if stage is not None:
+            condition &= evaluations.c.stage == stage
         with self._transaction() as connection:
-            found = _rows(connection, select(evaluations).where(condition).order_by(evaluations.c.id))
-            if not found:
-                return []
-            of_curves = select(curves).join(evaluations, curves.c.evaluation == evaluations.c.id).where(condition)
-            of_curves = of_curves.where(true() if with_curves else false())
-            points = _grouped(connection, of_curves.order_by(curves.c.evaluation, curves.c.position), "evaluation")
-            own = (proposals.c.study == evaluations.c.study) & (proposals.c.id == evaluations.c.proposal)
-            sources = {row["id"]: row for row in _rows(connection, select(proposals).join(evaluations, own).where(condition))}
-            own = (rejections.c.study == evaluations.c.study) & (rejections.c.before == evaluations.c.proposal)
-            of_rejections = select(rejections).distinct().join(evaluations, own).where(condition)
-            refused = _grouped(connection, of_rejections.order_by(rejections.c.before, rejections.c.position), "before")
+            found = reading.measurements(connection, condition, with_curves=with_curves, with_origins=with_origins)
         order: dict[str, int] = {}
-        for row in found:
-            order.setdefault(row["stage"], len(order))
-        ordered = sorted(found, key=lambda row: (order[row["stage"]], row["turn"], row["id"]))
-        return [
-            rows.measurement(row, points[row["id"]], sources.get(row["proposal"]), refused[row["proposal"]] if row["proposal"] else [])
-            for row in ordered
-        ]
+        for _, _, measurement in found:
+            order.setdefault(measurement.stage, len(order))
+        found.sort(key=lambda each: (order[each[2].stage], each[1], each[0]))
+        return [measurement for _, _, measurement in found]
 
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
         with self._transaction() as connection:
-            return connection.execute(select(studies.c.finished).where(studies.c.id == self._id)).scalar() is not None
+            return any(row.finished is not None for row in reading.fetch(connection, select(studies).where(studies.c.id == self._id)))
 
     def finish(self) -> None:
         """Notes that the run came to its end."""
@@ -301,8 +330,8 @@ class Study:
     def events(self) -> list[Event]:
         """What happened to the run, oldest first."""
         with self._transaction() as connection:
-            found = connection.execute(select(events).where(events.c.study == self._id).order_by(events.c.id)).mappings().all()
-        return [Event(row["at"].replace(tzinfo=UTC), row["kind"], row["detail"]) for row in found]
+            found = reading.fetch(connection, select(events).where(events.c.study == self._id).order_by(events.c.id))
+        return [Event(row.at.replace(tzinfo=UTC), row.kind, row.detail) for row in found]
 
     def close(self) -> None:
         """Lets go of the database and of the right to write. A closed study cannot be used again."""
@@ -317,42 +346,25 @@ class Study:
         self.close()
 
 
-def _rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
-    try:
-        return [row._asdict() for row in connection.execute(query)]
-    except (ValueError, TypeError, RecursionError) as error:  # what is no text, JSON or time where the tables say so
-        raise StudyError(
-            f"The store's rows cannot be read ({type(error).__name__}: {str(error)[:200]}). "
-            "They were changed by hand; restore the store from a copy, or start a new run."
-        ) from error
-
-
-def _grouped(connection: Connection, query: Select[Any], column: str) -> defaultdict[Any, list[dict[str, Any]]]:
-    groups: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for row in _rows(connection, query):
-        groups[row[column]].append(row)
-    return groups
-
-
 def _insert_all(connection: Connection, table: Table, values: list[dict[str, Any]]) -> None:
     if values:
         connection.execute(insert(table), values)
 
 
-def _study_row(connection: Connection, place: Place, new: tuple[str, str] | None, read_only: bool) -> RowMapping:
+def _study_row(connection: Connection, place: Place, new: tuple[str, str] | None, read_only: bool) -> Row[Any]:
     own = select(studies).where(studies.c.name == place.study)
-    row = connection.execute(own).mappings().first()
+    row = next(iter(reading.fetch(connection, own)), None)
     if new is None:
         if row is None:
             raise StudyError(f"Expected a study {place.study!r} in {place.shown}, found {names_in(connection)}.")
         if not read_only:
-            connection.execute(update(studies).where(studies.c.id == row["id"]).values(driver=driver_name()))
+            connection.execute(update(studies).where(studies.c.id == row.id).values(driver=driver_name()))
         return row
     if row is not None:
         raise StudyError(
-            f"Expected no study {place.study!r} in {place.shown}, found one of {row['created']:%Y-%m-%d %H:%M}. Resume it, or use another "
+            f"Expected no study {place.study!r} in {place.shown}, found one of {row.created:%Y-%m-%d %H:%M}. Resume it, or use another "
             "folder or name."
         )
     values = {"name": place.study, "config": new[0], "version": new[1], "created": _now(), "driver": driver_name()}
     connection.execute(insert(studies).values(values))
-    return connection.execute(own).mappings().one()
+    return reading.fetch(connection, own)[0]

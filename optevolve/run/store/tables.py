@@ -111,6 +111,7 @@ evaluations = Table(
     UniqueConstraint("study", "job"),
     ForeignKeyConstraint(["study", "proposal"], ["proposals.study", "proposals.id"]),
     Index(None, "study", "stage"),
+    Index(None, "study", "proposal"),
 )
 
 curves = Table(
