@@ -22,9 +22,9 @@ from optevolve.evaluation import Comparison, EvaluationSource, compare
 from optevolve.integrity import check_integrity
 from optevolve.library import ZOO
 from optevolve.listening import Listening
-from optevolve.records import Job, Outcome
+from optevolve.records import Job, Measurement, Outcome
+from optevolve.reporting import CURVES, write_report
 from optevolve.reporting import leaderboard as ranked
-from optevolve.reporting import write_report
 from optevolve.reporting.figures import write_figures
 from optevolve.run.driver import Ask
 from optevolve.run.folder import open_run, read_run
@@ -168,9 +168,15 @@ def _run(
             try:
                 _check_tasks(_tasks_of(config))
                 sameness = Sameness(config.search.sameness)
-                work(_SearchSource(config), config.search.lookahead, same=lambda job: sameness(job.rule))
+                search = _SearchSource(config)
+                if not study.extended:  # else the larger run may draw otherwise
+                    search.algorithm.recall(study.proposals())
+                    sameness.recall(study.fingerprints())
+                work(search, config.search.lookahead, same=lambda job: sameness(job.rule))
                 work.drop_others("initial", "evolution")
-                survivors = contenders(study.measurements(), config.contenders, config.search.over_tasks)
+                survivors = contenders(
+                    study.measurements(with_curves=False, with_origins=False), config.contenders, config.search.over_tasks
+                )
                 elimination = EliminationSource(
                     survivors, config.rounds, task=config.task, seed=config.seed, over_tasks=config.search.over_tasks
                 )
@@ -229,7 +235,7 @@ def evaluate(
                 work(_final_evaluation(config, contestants, specs), config.search.lookahead)
             finally:
                 _write_results(folder, study, config)
-        return compare(study.measurements())
+        return compare(study.measurements(with_curves=False, with_origins=False))
 
 
 def leaderboard(out: str | Path, n: int | None = None) -> list[dict[str, Any]]:
@@ -240,13 +246,13 @@ def leaderboard(out: str | Path, n: int | None = None) -> list[dict[str, Any]]:
         n: how many; None for all.
     """
     with read_run(out) as (study, config):
-        return ranked(study.measurements(with_curves=False), n, config.search.over_tasks)
+        return ranked(study.measurements(with_curves=False, with_origins=False), n, config.search.over_tasks)
 
 
 def comparisons(out: str | Path) -> list[Comparison]:
     """The final evaluation of a run as far as it has come, best first within a task."""
     with read_run(Path(out)) as (study, _):
-        return compare(study.measurements())
+        return compare(study.measurements(with_curves=False, with_origins=False))
 
 
 def report(out: str | Path, *, figures: str | Path | None = None) -> Path:
@@ -261,7 +267,7 @@ def report(out: str | Path, *, figures: str | Path | None = None) -> Path:
     folder = Path(out)
     with read_run(folder) as (study, config):
         if figures is not None:
-            measurements = study.measurements()
+            measurements = _drawn(study, config)
             write_figures(figures, config=config, measurements=measurements, comparisons=compare(measurements))
         return _write_report(folder, study, config)
 
@@ -395,7 +401,7 @@ def _size(config: RunConfig, stage: str) -> int:
 def _write_results(folder: Path, study: Study, config: RunConfig) -> None:
     """Report and best optimizer as they stand: also of a run that was interrupted."""
     _write_report(folder, study, config)
-    measurements = study.measurements()
+    measurements = study.measurements(with_curves=False, with_origins=False)
     baselines = set(config.evaluation.baselines)
     evolved = [row for row in compare(measurements) if row.name not in baselines and row.mean is not None]
     ranking = [row for row in ranked(measurements, 1, config.search.over_tasks) if row["fitness"] is not None]
@@ -417,8 +423,17 @@ def _write_results(folder: Path, study: Study, config: RunConfig) -> None:
     export(parse(rule), folder / "best_optimizer.py", name="BestOptimizer", provenance=provenance, scores=scores, **tuned)
 
 
+def _drawn(study: Study, config: RunConfig) -> list[Measurement]:
+    """All measurements, with the curves that a report draws: those of the final evaluation, before it those of the leaders."""
+    found = study.measurements(with_curves=lambda stage: stage == "evaluate")
+    if any(m.outcome.curves for m in found):
+        return found
+    leaders = {row["id"] for row in ranked(found, CURVES, config.search.over_tasks)}
+    return [(study.measurement(m.job.id) or m) if m.job.id in leaders else m for m in found]
+
+
 def _write_report(folder: Path, study: Study, config: RunConfig) -> Path:
-    measurements = study.measurements()
+    measurements = _drawn(study, config)
     write_report(
         folder / "report.html",
         title=f"optevolve: {config.task}",

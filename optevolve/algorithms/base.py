@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -22,11 +23,18 @@ from optevolve.space.sample import sample_genome
 __all__ = ["Algorithm", "Check", "Evolution", "Judgement", "ready"]
 
 MAX_DRAWS = 20_000
+REDRAWN = 64
+_NEGATIVE = re.compile(r"-\w+: ")
 
 
 def ready(proposal: Proposal) -> Proposal:
     """A proposal that need not be drawn."""
     return proposal
+
+
+def _unsigned(rule: str) -> str:
+    """The text of a rule under its positive sign, which is the one that is checked and remembered."""
+    return rule.removeprefix("-").removeprefix("plain: ") if _NEGATIVE.match(rule) else rule
 
 
 class Judgement(Protocol):
@@ -86,8 +94,27 @@ class Evolution:
         self.open: dict[str, Proposal] = {}
         self.population: dict[str, tuple[Proposal, Score | None]] = {}
         self.seen: set[str] = set()
+        self.known: dict[str, Proposal] = {}  # made before, not yet made again
+        self.made_again = 0
         for number in range(search.population):
             self.queue.append(partial(self.random_proposal, f"initial/{number:04d}", (0, number), "initial"))
+
+    def recall(self, proposals: Mapping[str, Proposal]) -> None:
+        """Takes over proposals that the same search has made before, by id, so that they need not be drawn and checked again.
+
+        One in `REDRAWN` is drawn all the same: where another version of this program draws otherwise, whoever compares the two sees it.
+        """
+        self.known = dict(proposals)
+
+    def _recalled(self, proposal_id: str, stage: str, parent: str, seen: set[str]) -> Proposal | None:
+        found = self.known.pop(proposal_id, None)
+        if found is None or (found.stage, found.parent) != (stage, parent):
+            return None
+        self.made_again += 1
+        if self.made_again <= REDRAWN or self.made_again % REDRAWN == 0:
+            return None
+        seen.add(_unsigned(found.rule))
+        return found
 
     def ask(self) -> Proposal | None:
         """See `Algorithm.ask`."""
@@ -145,6 +172,8 @@ class Evolution:
         Raises:
             ConfigError: if `MAX_DRAWS` rules in a row fail.
         """
+        if (known := self._recalled(proposal_id, stage, "", self.seen)) is not None:
+            return known
         rng = self.rng(key)
         rejected: list[tuple[str, str]] = []
         for _ in range(MAX_DRAWS):
@@ -162,6 +191,8 @@ class Evolution:
         self, proposal_id: str, key: tuple[int, ...], parent: Proposal, timestep: int, particle: int, seen: set[str]
     ) -> Proposal:
         """A child of the parent that passes the check and is not among `seen`, which it joins."""
+        if (known := self._recalled(proposal_id, "evolution", parent.id, seen)) is not None:
+            return known
         rejected: list[tuple[str, str]] = []
         genome, change = mutate(Genome.from_json(parent.genome), self.rng(key), self.grammar, lambda rule: self._sign(rule, seen, rejected))
         return Proposal(

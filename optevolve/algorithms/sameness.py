@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from optevolve.space import UpdateRule, parse
 
 __all__ = ["SENSES", "Sameness"]
@@ -39,6 +41,11 @@ class Sameness:
         if text not in self._keys:
             self._keys[text] = self._key(parse(text))
         return self._keys[text]
+
+    def recall(self, keys: Mapping[str, str]) -> None:
+        """Takes over keys given before, by rule, where a key is a function of its rule alone."""
+        if self.sense == "behaviour":
+            self._keys |= keys
 
     def _key(self, rule: UpdateRule) -> str:
         from optevolve.space.fingerprint import nearly_same

@@ -40,7 +40,7 @@ def follow(place: str, number: int, every: float) -> None:
                 finished = study.finished
                 count = len(study.jobs())
                 if count != known or finished:  # reading everything anew is for when there is something new
-                    known, measurements = count, study.measurements(with_curves=False)
+                    known, measurements = count, study.measurements(with_curves=False, with_origins=False)
                     rows = leaderboard(measurements, number, config.search.over_tasks)
                     live.update(picture(title, measurements, rows, finished), refresh=True)
                 if finished:

@@ -216,7 +216,7 @@ def top(
     from optevolve.run.folder import read_run
 
     with read_run(place) as (study, config):
-        rows = leaderboard(study.measurements(with_curves=False), over_tasks=config.search.over_tasks)
+        rows = leaderboard(study.measurements(with_curves=False, with_origins=False), over_tasks=config.search.over_tasks)
     if json:
         print_json(rows)
     elif rows:

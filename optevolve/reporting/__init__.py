@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from optevolve.reporting.page import write_report
     from optevolve.reporting.tables import leaderboard
 
-__all__ = ["leaderboard", "write_report"]
+__all__ = ["CURVES", "leaderboard", "write_report"]
+
+CURVES = 6  # rules of the search whose learning curves are drawn before there is a final evaluation
 
 # Loaded on first use: a leaderboard on a terminal needs no matplotlib.
 _HOMES = {"leaderboard": "optevolve.reporting.tables", "write_report": "optevolve.reporting.page"}

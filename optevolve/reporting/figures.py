@@ -13,7 +13,7 @@ from optevolve.records import Measurement
 from optevolve.reporting import plots
 from optevolve.reporting.drawing import svg
 from optevolve.reporting.lineage import lines_of_descent
-from optevolve.reporting.page import curve_groups
+from optevolve.reporting.page import PARTICLES, curve_groups, latest
 from optevolve.reporting.summary import REFERENCE
 from optevolve.reporting.tables import by_task, is_search
 
@@ -44,7 +44,7 @@ def write_figures(
     if own:
         drawn["progress"] = (plots.progress(own), "Fitness of each measured candidate and the best so far")
     if lines:
-        drawn["descent"] = (plots.descent(lines), "Children of each particle by timestep")
+        drawn["descent"] = (plots.descent([latest(line) for line in lines[:PARTICLES]]), "Children of the best particles by timestep")
     for number, (task, rows) in enumerate(by_task(comparisons).items(), start=1):
         if any(row.scores for row in rows):
             drawn[f"comparison-{number}"] = (plots.comparison(rows, REFERENCE, baselines), f"Scores on the test split of {task}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from optevolve import __version__
 from optevolve.config import RunConfig, Schedule
 from optevolve.errors import ParseError, StudyError
 from optevolve.records import Measurement, TrainingCurve
-from optevolve.reporting import plots
+from optevolve.reporting import CURVES, plots
 from optevolve.reporting.drawing import svg
 from optevolve.reporting.factors import decays_of
 from optevolve.reporting.lineage import Line, Step, lines_of_descent
@@ -33,6 +35,13 @@ PARTICLES = 24  # lines of descent in words
 PANELS = 9  # lines of descent drawn
 EVOLVED_CURVES = 4  # evolved rules among the learning curves of one task
 DECAY_RULES = 6  # rules whose decays are drawn
+# Whatever the size of a run, its page stays one that a browser opens at once. What is left out is said beside what is shown.
+TASKS = 12  # tasks of the final evaluation
+ROWS = 60  # contestants of one task; stages in the table of costs
+STEPS = 40  # timesteps of a line of descent, the latest
+CHILDREN = 300  # children drawn in one panel, the latest
+VALUES = 600  # values of the config
+CONFIG = 200_000  # characters of its text
 DEFAULT_COMMAND = "optevolve search config.toml --out again"
 
 
@@ -52,14 +61,14 @@ def _environment() -> jinja2.Environment:
 
 def _final(comparisons: Sequence[Comparison], baselines: Sequence[str]) -> list[dict[str, Any]]:
     found = []
-    for index, (task, rows) in enumerate(by_task(comparisons).items()):
-        figure = None
+    for index, (task, every) in enumerate(islice(by_task(comparisons).items(), TASKS)):
+        rows, figure = every[:ROWS], None
         if any(row.scores for row in rows):
             drawing = plots.comparison(rows, REFERENCE, baselines)
             figure = svg(
                 drawing, f"comparison-{index}", f"Scores on the test split of {_clip(task, 80)}, each contestant with its interval"
             )
-        found.append({"name": task, "rows": rows, "figure": figure})
+        found.append({"name": task, "rows": rows, "figure": figure, "left_out": len(every) - len(rows)})
     return found
 
 
@@ -82,12 +91,26 @@ def _step(step: Step) -> dict[str, Any]:
 
 
 def _line(line: Line) -> dict[str, Any]:
-    fitnesses = [fitness_of(step.position) for step in line.steps if step.position is not None]
+    steps = line.steps[-STEPS:]
+    fitnesses = [fitness_of(step.position) for step in steps if step.position is not None]
     return {
         "particle": line.particle,
-        "way": " → ".join(map(number, fitnesses)) or "none yet",
-        "steps": [_step(step) for step in line.steps],
+        "way": ("… → " if len(steps) < len(line.steps) else "") + (" → ".join(map(number, fitnesses)) or "none yet"),
+        "steps": [_step(step) for step in steps],
+        "left_out": len(line.steps) - len(steps),
     }
+
+
+def latest(line: Line) -> Line:
+    """A line of descent as far back as one panel can bear."""
+    kept: list[Step] = []
+    children = 0
+    for step in reversed(line.steps):
+        children += len(step.children)
+        if kept and (children > CHILDREN or len(kept) == STEPS):
+            break
+        kept.append(step)
+    return replace(line, steps=tuple(reversed(kept)))
 
 
 def curve_groups(
@@ -107,7 +130,7 @@ def _curves(
     measurements: Sequence[Measurement], comparisons: Sequence[Comparison], baselines: Sequence[str], over_tasks: str
 ) -> list[dict[str, Any]]:
     found = []
-    for index, (task, groups) in enumerate(curve_groups(measurements, comparisons)):
+    for index, (task, groups) in enumerate(islice(curve_groups(measurements, comparisons), TASKS)):
         evolved = [name for name in groups if name not in baselines]
         shown = {name: group for name, group in groups.items() if name not in evolved[EVOLVED_CURVES:]}
         if shown:
@@ -124,7 +147,7 @@ def _curves(
         return found
     # Before the final evaluation, the search's own best rules are all there is to draw.
     search = {m.job.id: m for m in measurements if is_search(m)}
-    best = [search[row["id"]] for row in leaderboard(measurements, 6, over_tasks) if row["fitness"] is not None]
+    best = [search[row["id"]] for row in leaderboard(measurements, CURVES, over_tasks) if row["fitness"] is not None]
     groups = {_clip(m.job.id, 60): [c for c in m.outcome.curves if c.purpose == "full" and c.steps] for m in best}
     groups = {name: group for name, group in groups.items() if group}
     if not groups:
@@ -194,14 +217,16 @@ def render_report(
             (duration(costs[-1].seconds), "worker time"),
             (f"{costs[-1].reused:,}", "measurements reused"),
         ]
+    drawn = [latest(line) for line in lines[:PANELS]]
     drawings = {
         "progress": svg(plots.progress(own), "progress", "Fitness of each measured candidate and the best so far") if own else None,
-        "descent": svg(plots.descent(lines[:PANELS]), "descent", "Children of the best particles by timestep") if lines else None,
+        "descent": svg(plots.descent(drawn), "descent", "Children of the best particles by timestep") if drawn else None,
         "schedule": svg(plots.schedule(_schedules(config)), "schedule", "Learning rate and momentum over a run"),
         "deaths_figure": svg(plots.causes(found, stage_costs(candidates)[-1]), "deaths", "Candidates by how they ended")
         if candidates
         else None,
     }
+    values = config_rows(config)
     template = _environment().get_template("page.html.j2")
     return template.render(
         title=title,
@@ -209,10 +234,11 @@ def render_report(
         version=__version__,
         finished=finished,
         opening=opening(config, measurements, finished),
-        verdicts=verdicts(comparisons, baselines),
+        verdicts=verdicts(comparisons, baselines)[:TASKS],
         tiles=tiles,
         reference=REFERENCE,
         comparisons=_final(comparisons, baselines),
+        tasks_left_out=max(0, len(by_task(comparisons)) - TASKS),
         decays_tuned=len(config.evaluation.protocol.weight_decays) > 1,
         leaders=ranked[:LEADERS],
         leaders_open=LEADERS_OPEN,
@@ -227,10 +253,12 @@ def render_report(
         decays=_decays(comparisons, ranked[:3], baselines),
         deaths=found,
         reused=costs[-1].reused if costs else 0,
-        costs=costs,
+        costs=costs if len(costs) <= ROWS else [*costs[: ROWS - 1], costs[-1]],
+        costs_left_out=max(0, len(costs) - ROWS),
         command=command,
-        config_text=config_text,
-        config=config_rows(config),
+        config_text=_clip(config_text, CONFIG),
+        config=values[:VALUES],
+        config_left_out=max(0, len(values) - VALUES),
         **drawings,
     )
 
