@@ -244,6 +244,7 @@ class _Drive:
         while oldest.outcome is None:
             if not oldest.same_as:  # else it has inherited: the one it equals was asked before and has therefore been told
                 self.take(self.runner.collect(self.patience))
+            self.study.require_held()
             self.save()
             self.submit()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
@@ -14,7 +15,7 @@ from sqlalchemy.exc import ArgumentError
 
 from optevolve.errors import StudyError
 
-__all__ = ["Held", "Mode", "Place", "driver_name", "named", "place_of"]
+__all__ = ["Held", "Mode", "Place", "driver_name", "named", "place_of", "process_here"]
 
 Mode: TypeAlias = Literal["read", "write", "create"]
 
@@ -63,6 +64,14 @@ class Place(ABC):
     @abstractmethod
     def lock(self, engine: Engine) -> Held | None:
         """The lock that the one driver of a study holds; None if another has it."""
+
+    def require_held(self) -> None:
+        """Makes sure that what is held for writing is still what stands there.
+
+        Raises:
+            StudyError: if it was taken away or replaced. A server's connection tells by itself.
+        """
+        return
 
     @abstractmethod
     def begin_schema(self, connection: Connection) -> None:
@@ -115,3 +124,9 @@ def named(store: str, study: str) -> tuple[str, str]:
 def driver_name() -> str:
     """Who this is, for whoever is refused."""
     return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def process_here(name: str) -> int | None:
+    """The process that a `driver_name` names; None if it is of another machine."""
+    found = re.fullmatch(r"process ([0-9]{1,9}) on (.*)", name, re.DOTALL)
+    return int(found[1]) if found is not None and found[2] == socket.gethostname() else None

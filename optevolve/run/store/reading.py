@@ -185,9 +185,7 @@ def _measurement(row: Row[Any], points: tuple[TrainingCurve, ...], origin: Propo
     how, old = _protocol(protocol)
     interval = None if low is None else (low, high)
     outcome = Outcome(_STATUS[status], fitness, rate, reason, points, steps, seconds, interval, decay, _scores(scores), device or old)
-    return Measurement(
-        stage, Job(job, rule, task, how, seed, _SPLIT[split], fixed_rate, fixed_decay), outcome, origin, same_as
-    )
+    return Measurement(stage, Job(job, rule, task, how, seed, _SPLIT[split], fixed_rate, fixed_decay), outcome, origin, same_as)
 
 
 def measurements(

@@ -63,6 +63,7 @@ def canonical(outcome: Outcome) -> Outcome:
         weight_decay=_real(outcome.weight_decay, "the chosen weight decay"),
         task_scores=tuple(_real(score, "a task's score") for score in outcome.task_scores),
         reason=_text(outcome.reason),
+        device=_text(outcome.device),
         steps=_count(outcome.steps, "the number of steps"),
         seconds=_real(outcome.seconds, "the duration"),
         curves=tuple(map(_canonical_curve, outcome.curves)),

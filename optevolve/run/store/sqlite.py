@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from optevolve.errors import StudyError
+from optevolve.run.store.held import HeldFiles
 from optevolve.run.store.place import Held, Mode, Place
 
 __all__ = ["SqliteFile"]
@@ -49,6 +50,8 @@ class SqliteFile(Place):
         self.path = path.expanduser().absolute()
         self.shown = str(self.path)
         self.study = "run"
+        self._lock = self.path.with_name(self.path.name + ".lock")
+        self._held: HeldFiles | None = None
 
     def require(self) -> None:
         """See `Place.require`."""
@@ -100,14 +103,25 @@ class SqliteFile(Place):
 
     def lock(self, engine: Engine) -> Held | None:
         """See `Place.lock`. The system drops it with the process, so that nothing is left behind by a crash."""
-        held = FileLock(self.path.with_name(self.path.name + ".lock"), timeout=0, thread_local=False)
+        lock = FileLock(self._lock, timeout=0, thread_local=False)
         try:
-            held.acquire()
+            lock.acquire()
         except Timeout:
             return None
         except NotImplementedError as error:  # filelock's word for a file system without locks
             raise StudyError(f"The file system of {self.path} has no file locks. Put the run on a local disk.") from error
-        return held
+        noted = _noted_driver(engine)  # also makes a new file
+        files = HeldFiles(self.path, self._lock)
+        if files.others_drive(noted):
+            lock.release()
+            return None
+        self._held = files
+        return _Both(lock, files)
+
+    def require_held(self) -> None:
+        """See `Place.require_held`."""
+        if self._held is not None:
+            self._held.require()
 
     def begin_schema(self, connection: Connection) -> None:
         """Nothing to do: a transaction that writes is alone here."""
@@ -119,6 +133,27 @@ class SqliteFile(Place):
             raw.cursor().execute("PRAGMA journal_mode=WAL")
         finally:
             raw.close()
+
+
+class _Both:
+    """The lock file's lock and what is known of the files."""
+
+    def __init__(self, lock: FileLock, files: HeldFiles) -> None:
+        self._lock, self._files = lock, files
+
+    def release(self) -> None:
+        """See `Held`."""
+        self._files.release()
+        self._lock.release()
+
+
+def _noted_driver(engine: Engine) -> str:
+    """Who wrote himself into a study last; empty if none did, or it is damaged, as whoever opens it is told."""
+    try:
+        with engine.connect() as connection:
+            return str(connection.exec_driver_sql("SELECT driver FROM studies").scalar() or "")
+    except DBAPIError:
+        return ""
 
 
 def _connect(path: Path, query: str, patience: float) -> sqlite3.Connection:

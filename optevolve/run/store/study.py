@@ -164,8 +164,18 @@ class Study:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
+        if self._held is not None:
+            self._place.require_held()
         with self._place.errors(), self._engine.begin() as connection:
             yield connection
+
+    def require_held(self) -> None:
+        """Makes sure that the store is still there, which nothing else tells while nothing is stored.
+
+        Raises:
+            StudyError: if its files were taken away or replaced.
+        """
+        self._place.require_held()
 
     def record(self, measurement: Measurement, *, turn: int = -1, fingerprint: str = "") -> None:
         """Stores one measurement with its curves and proposal; on the disk when this returns.
@@ -197,6 +207,7 @@ class Study:
                     for position, curve in enumerate(entry.measurement.outcome.curves)
                 ]
                 _insert_all(connection, curves, points)
+            self._place.require_held()  # else it went into a file that nobody will find
             known.update(zip(ids, keys, strict=True))
             self._proposals.update(own)
         except BaseException:

@@ -1,0 +1,93 @@
+"""Files of a study taken away under its driver: it is told at once, and a deleted lock lets nobody in."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from places import CONFIG, sample
+
+from optevolve.errors import StudyError
+from optevolve.run.store import Study
+
+FILES = ["study.db", "study.db-wal", "study.db-shm", "study.db.lock"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("how", ["deleted", "replaced", "moved"])
+def test_a_file_taken_away_ends_the_writing(tmp_path: Path, name: str, how: str) -> None:
+    with Study.create(tmp_path / "study.db", CONFIG) as study:
+        study.record(sample("a"))
+        path = tmp_path / name
+        if how == "replaced":
+            shutil.copy(path, tmp_path / "copy")
+            (tmp_path / "copy").replace(path)
+        elif how == "moved":
+            path.rename(tmp_path / "elsewhere")
+        else:
+            path.unlink()
+        with pytest.raises(StudyError, match=r"moved, deleted or replaced"):
+            study.require_held()
+        with pytest.raises(StudyError, match=rf"{name} is"):
+            study.record(sample("b"))
+
+
+def test_a_folder_taken_away_ends_the_writing(tmp_path: Path) -> None:
+    with Study.create(tmp_path / "run" / "study.db", CONFIG) as study:
+        study.record(sample("a"))
+        (tmp_path / "run").rename(tmp_path / "moved")
+        with pytest.raises(StudyError, match="is gone"):
+            study.note("still here")
+    with Study.open(tmp_path / "moved" / "study.db") as study:
+        assert study.jobs() == {"a"}
+
+
+def test_ordinary_use_is_not_disturbed(tmp_path: Path) -> None:
+    """SQLite makes and removes its side files by itself, readers come and go."""
+    for number in range(3):
+        with Study.create(tmp_path / "study.db", CONFIG) if not number else Study.open(tmp_path / "study.db") as study:
+            study.require_held()
+            study.record(sample(f"job/{number}"))
+            with Study.open(tmp_path / "study.db", read_only=True) as reader:
+                assert len(reader.jobs()) == number + 1
+            study.require_held()
+            study.note("again")
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from optevolve.run.store import Study
+with Study.open(sys.argv[1]) as study:
+    study.note("driving")
+    Path(sys.argv[2]).touch()
+    time.sleep(60)
+"""
+
+
+def test_a_deleted_lock_file_lets_no_second_driver_in(tmp_path: Path) -> None:
+    store, ready = tmp_path / "study.db", tmp_path / "ready"
+    with Study.create(store, CONFIG):
+        (tmp_path / "study.db.lock").unlink()
+        with pytest.raises(StudyError, match=f"process {os.getpid()} on .* drives it"):
+            Study.open(store)
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(store), str(ready)], cwd=Path(__file__).parents[2])
+    try:
+        deadline = time.monotonic() + 60
+        while not ready.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for _ in range(2):  # the first that is refused leaves a new lock file
+            (tmp_path / "study.db.lock").unlink(missing_ok=True)
+            with pytest.raises(StudyError, match=f"process {driver.pid} on .* drives it"):
+                Study.open(store)
+            with pytest.raises(StudyError, match="drives it"):
+                Study.open(store)
+    finally:
+        driver.kill()
+        driver.wait()
+    with Study.open(store) as study:
+        assert [event.kind for event in study.events()] == ["driving"]
