@@ -10,6 +10,8 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import lru_cache
 from operator import ne
 from typing import Any
@@ -19,9 +21,9 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, Double, Float, Int
 from optevolve.config import Protocol, Schedule
 from optevolve.errors import StudyError
 from optevolve.records import Job, Measurement, Outcome, Proposal, Split, Status, TrainingCurve
-from optevolve.run.store.tables import curves, evaluations, proposals, rejections
+from optevolve.run.store.tables import curves, evaluations, events, proposals, rejections
 
-__all__ = ["fetch", "fingerprints", "measurements", "proposals_by_id"]
+__all__ = ["Event", "events_of", "fetch", "fingerprints", "measurements", "proposals_by_id"]
 
 _LONGEST_ID = 4096
 _WORDS = {"Infinity": math.inf, "-Infinity": -math.inf}
@@ -274,6 +276,27 @@ def proposals_by_id(connection: Connection, study: int) -> dict[str, Proposal]:
         return {key: _proposal(row, rejected.get(key, [])) for key, row in _origins(connection, of_study, True).items()}
     except (TypeError, ValueError) as error:
         raise StudyError(_changed("A proposal in the store", error)) from error
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a run, such as an interruption."""
+
+    at: datetime
+    kind: str
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+def events_of(connection: Connection, condition: ColumnElement[bool]) -> list[Event]:
+    """What happened to a run, oldest first.
+
+    Raises:
+        StudyError: if the rows do not hold what a record holds.
+    """
+    found = fetch(connection, select(events.c.at, events.c.kind, events.c.detail).where(condition).order_by(events.c.id))
+    if any(not (isinstance(row.at, datetime) and isinstance(row.kind, str) and isinstance(row.detail, dict)) for row in found):
+        raise StudyError(_changed("An event in the store", TypeError("expected a time, a word and a table")))
+    return [Event(row.at.replace(tzinfo=UTC), row.kind, row.detail) for row in found]
 
 
 def fingerprints(connection: Connection, study: int) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +18,7 @@ from optevolve.records import Measurement, Outcome, Proposal
 from optevolve.run.store import reading, rows
 from optevolve.run.store.lookup import holder, names_in, only_study
 from optevolve.run.store.place import Held, Place, driver_name, place_of
+from optevolve.run.store.reading import Event
 from optevolve.run.store.schema import migrate
 from optevolve.run.store.tables import curves, evaluations, events, proposals, rejections, studies
 
@@ -43,15 +43,6 @@ class Entry(NamedTuple):
     measurement: Measurement
     turn: int = -1
     fingerprint: str = ""
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened to a run, such as an interruption."""
-
-    at: datetime
-    kind: str
-    detail: dict[str, Any] = field(default_factory=dict)
 
 
 class Study:
@@ -341,8 +332,7 @@ class Study:
     def events(self) -> list[Event]:
         """What happened to the run, oldest first."""
         with self._transaction() as connection:
-            found = reading.fetch(connection, select(events).where(events.c.study == self._id).order_by(events.c.id))
-        return [Event(row.at.replace(tzinfo=UTC), row.kind, row.detail) for row in found]
+            return reading.events_of(connection, events.c.study == self._id)
 
     def close(self) -> None:
         """Lets go of the database and of the right to write. A closed study cannot be used again."""
