@@ -23,7 +23,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -236,16 +236,20 @@ def known_in(place: Path) -> dict[tuple[str, str], Scores]:
     return measured
 
 
+def workers(processes: int) -> Executor:
+    """Processes of one thread each; a single one is this."""
+    if processes == 1:
+        return ThreadPoolExecutor(1, initializer=prepare)
+    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), prepare)
+
+
 def measure(names: Sequence[str], place: Path, processes: int) -> dict[tuple[str, str], Scores]:
     """Makes every run that is missing, and writes each as soon as it is made."""
     measured = known_in(place)
     pairs = [(name, kind) for kind in KINDS for name in names]
     pending: dict[Future[tuple[float, float]], tuple[tuple[str, str], Point]] = {}
     place.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        place.open("a", encoding="utf-8") as out,
-        ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), prepare) as pool,
-    ):
+    with place.open("a", encoding="utf-8") as out, workers(processes) as pool:
 
         def ask(pair: tuple[str, str]) -> None:
             for point in wanted(measured[pair]):

@@ -1,28 +1,28 @@
 """Rules in words: what goes in, what is computed in which order, what changes over the run, how the update answers to the gradient.
 
-Words come from the `summary` of the tables' rows; what a rule does as a whole is measured on it, with the numpy reference.
+Words come from the `summary` of the tables' rows; what a rule does as a whole is measured on it (`optevolve.space.behaviour`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from optevolve.space.behaviour import Behaviour, behaviour
 from optevolve.space.decays import is_time_only, values_of
 from optevolve.space.expression import NUMBER, Node
-from optevolve.space.interpret import Interpreter
 from optevolve.space.latex import operand_rows
 from optevolve.space.lower import lower
 from optevolve.space.operators import LEAVES, OPERATORS, Operator
 from optevolve.space.rule import UpdateRule
 from optevolve.space.schedule_split import decay_factors, schedule_of
+from optevolve.space.simplify import simplify
 from optevolve.space.text import format_expression, format_number
 
-__all__ = ["describe_course", "explain", "gradient_response"]
+__all__ = ["describe_course", "explain"]
 
 _KINDS = {
     "plain": "Each step moves the weights {way} the update u, as far as the learning rate says.",
@@ -67,40 +67,9 @@ def describe_course(values: npt.NDArray[np.float64]) -> str:
     return f"starts at {shown[0]}, moves between {shown[2]} and {shown[3]} with {turns.size} turns, and ends at {shown[1]}"
 
 
-def gradient_response(rule: UpdateRule, factor: float = 10.0, scale: float = 1e-3, steps: int = 20) -> float:
-    """By what factor the update grows when all gradients do: 1 for Adam, `factor` for gradient descent.
-
-    Measured on random gradients at half of a run of `steps` steps, as the distance from the update that no gradient at all would give (if
-    that is finite); NaN if there is no such distance or it is not finite.
-
-    Args:
-        factor: how much larger the gradients become.
-        scale: standard deviation of the gradients; 1e-3 is typical of network training.
-        steps: length of the run.
-    """
-    none, small, large = (_update(rule, scale * times, steps) for times in (0.0, 1.0, factor))
-    with np.errstate(all="ignore"):
-        base = none if np.all(np.isfinite(none)) else np.zeros_like(none)
-        ratio = float(np.linalg.norm(large - base) / np.linalg.norm(small - base))
-    return ratio if np.isfinite(ratio) else float("nan")
-
-
-def _update(rule: UpdateRule, scale: float, steps: int) -> npt.NDArray[np.float64]:
-    shape = (64,)
-    generator = np.random.default_rng(0)
-    update = Interpreter(lower(rule.expression), shape, steps, dtype=np.float64)
-    # a steady part and noise about it, as gradients of mini-batches have
-    steady, weights = generator.normal(size=shape), generator.normal(scale=0.1, size=shape)
-    value: Any = 0.0
-    with np.errstate(all="ignore"):
-        for t in range(steps // 2 + 1):
-            gradient: Any = scale * (steady + generator.normal(size=shape))
-            value = update(gradient, cast(Any, weights), t)
-    return np.broadcast_to(np.asarray(value, dtype=np.float64), shape)
-
-
 def _short(value: float) -> str:
-    return f"{0.0 if abs(value) < 5e-4 else value:.3g}"
+    """Three digits, and nothing in place of what is hardly more."""
+    return "0" if abs(value) < 5e-4 else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}" if abs(value) < 1e6 else f"{value:.2e}"
 
 
 def _ingredients(rule: UpdateRule) -> list[str]:
@@ -167,7 +136,12 @@ def _call(node: Node, args: list[str]) -> str:
 
 def _words(row: Operator, args: list[str], params: tuple[float, ...]) -> str:
     values = dict(zip("xy", args, strict=False)) | {p.name: format_number(v) for p, v in zip(row.params, params, strict=True)}
-    text = re.sub(rf"\b({'|'.join(values)})\b", lambda match: values[match[0]], row.summary)
+
+    def value(match: re.Match[str]) -> str:
+        text = values[match[0]]
+        return f"({text})" if match.string[: match.start()].endswith(("^", "-")) and not _SINGLE.fullmatch(text) else text
+
+    text = re.sub(rf"\b({'|'.join(values)})\b", value, row.summary)
     extra = [f"{name} {values[name]}" for name in (p.name for p in row.params) if not re.search(rf"\b{name}\b", row.summary)]
     return f"{text} ({', '.join(extra)})" if extra else text
 
@@ -189,22 +163,111 @@ def _over_time(rule: UpdateRule) -> list[str]:
 
 
 def _character(rule: UpdateRule) -> list[str]:
+    """What `behaviour` found. Each word for a property stands where the property does: no sentence says what a rule is not."""
+    found = behaviour(rule)
+    uses = lower(simplify(rule).expression).uses
+    if not found.finite:
+        sentences = ["On gradients of ordinary size it can give updates that are not finite."]
+    else:
+        sentences = [*_of_gradients(found, "g" in uses), *_of_weights(found), *_of_the_rest(found)]
     program = lower(rule.expression)
-    sentences = []
-    ratio = gradient_response(rule)
-    if "g" not in program.uses:
-        sentences.append("It does not look at the gradient at all.")
-    elif 0.9 < ratio < 1.1:
-        sentences.append("Ten times larger gradients leave the update as it is: their scale hardly matters.")
-    elif 9 < ratio < 11:
-        sentences.append("The update grows in proportion to the gradients.")
-    elif not np.isnan(ratio):
-        sentences.append(f"Ten times larger gradients make the update about {ratio:.2g} times as large.")
-    if any(leaf.name == "w" for leaf in rule.expression.walk()):
-        sentences.append("It looks at the weights themselves, as weight decay does.")
-    if program.draws:
-        sentences.append("It draws random numbers at every step.")
     buffers = len(program.states) + (rule.kind != "plain")
     kept = "nothing" if not buffers else f"{buffers} number{'s' if buffers > 1 else ''} per weight"
-    sentences.append(f"Between steps it remembers {kept}.")
-    return [" ".join(sentences)]
+    return [" ".join([*sentences, f"Between steps it remembers {kept}."])]
+
+
+def _of_gradients(found: Behaviour, used: bool) -> Iterator[str]:
+    if not found.answers:
+        yield "No gradient of the sizes tried changes the update." if used else "It does not look at the gradient at all."
+        return
+    what = "What the gradients add to the update" if found.offset else "The update"
+    told = found.holds_from == 0 and found.holds_to == np.inf
+    if found.signs_only:
+        yield "Only the signs of the gradients count."
+    elif found.power == 1 and told:
+        yield f"{what} grows in proportion to the gradients."
+    elif found.power == 0:
+        span = "" if found.holds_from == 0 else f" from {found.holds_from:g} on"
+        span += "" if found.holds_to == np.inf else f" up to {found.holds_to:g}"
+        yield f"Ten times larger gradients leave {_as_object(what)} as it is: their scale hardly matters" + (f",{span}." if span else ".")
+    elif found.power is not None and told:
+        yield f"Ten times larger gradients make {_as_object(what)} {_short(10**found.power)} times as large."
+    elif found.growth:
+        factors = [f"{_factor(row.factor)} at {row.scale:g}" for row in found.growth]
+        listed = " and ".join([", ".join(factors[:-1]), factors[-1]] if len(factors) > 1 else factors)
+        yield f"How {_as_object(what)} answers to ten times larger gradients depends on their size: it becomes {listed}."
+    if found.bounded and found.bound is not None:
+        yield f"No element of the update exceeds {_rounded_up(found.bound):g}, however large the gradients."
+    elif found.bounded:
+        yield "However large the gradients, the elements of the update stay below a bound."
+    elif found.bounded is False and not (found.power is not None and told):
+        yield "Larger gradients make larger updates without end."
+    if found.overflows_at is not None:
+        yield f"Gradients of {found.overflows_at:g} and more overflow in float32."
+    if found.symmetry == 0:
+        yield "The sign of the gradients does not matter."
+    elif found.symmetry is None and not found.random:
+        yield "Positive and negative gradients are treated differently."
+
+
+def _as_object(what: str) -> str:
+    return what[0].lower() + what[1:]
+
+
+def _factor(value: float) -> str:
+    if value == np.inf:
+        return "more than 100 times as large"
+    return "no larger" if 0.95 < value < 1.05 else f"{float(f'{value:.2g}'):g} times as large"
+
+
+def _rounded_up(value: float) -> float:
+    """To three digits."""
+    digit = 10.0 ** (np.floor(np.log10(value)) - 2) if value > 0 else 1.0
+    return float(f"{np.ceil(value / digit - 1e-6) * digit:.6g}")
+
+
+def _of_weights(found: Behaviour) -> Iterator[str]:
+    term = found.weight_term
+    if term is not None and term.free:
+        share = (
+            f"{max(abs(term.low), abs(term.high)):.3g} times the weights"
+            if term.constant
+            else "a share of the weights that changes with the step"
+        )
+        part = f"Whatever the gradients, {share} is part of the update"
+        if term.low >= 0:
+            yield f"{part}: weight decay."
+        elif term.high <= 0:
+            yield f"{part}, and drives them away from 0."
+        else:
+            yield f"{part}, which now shrinks them and now drives them away from 0."
+    elif term is not None:
+        yield f"The update pulls the weights towards 0, by at most {term.high:.3g} of their size, as gradients and step have it."
+    elif found.weights_matter:
+        yield "The weights themselves have a say in the update" + (
+            f": such as are common, of about 0.1, change it by less than {_percent(found.weights_change)} %."
+            if found.weights_change < 1e-3
+            else "."
+        )
+
+
+def _percent(share: float) -> str:
+    """A power of ten, at least ten times the share, in percent."""
+    return f"{10.0 ** np.ceil(np.log10(1000 * share)):g}"
+
+
+def _of_the_rest(found: Behaviour) -> Iterator[str]:
+    if not found.zero_finite:
+        yield "Where there never was a gradient the update is not finite."
+    elif found.rests:
+        yield "A weight that never has a gradient stays where it is."
+    elif found.drifts and found.answers and found.weight_term is None:
+        yield "Weights move even without a gradient."
+    if found.remembers:
+        yield "Earlier gradients count too."
+    elif found.remembers is False and found.answers:
+        yield "Of the gradients, the present one alone makes the update."
+    if found.couples:
+        yield "The gradient of each weight has a say in the updates of others of its tensor."
+    if found.random:
+        yield "It draws random numbers at every step."

@@ -1,13 +1,17 @@
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentences import check
 
 from optevolve.library import ZOO
 from optevolve.space import OPERATORS, Operator, parse, parse_expression, register_operator
+from optevolve.space.behaviour import behaviour
 from optevolve.space.decays import values_of
-from optevolve.space.explain import describe_course, explain, gradient_response
-from optevolve.space.grammar import paper_grammar
+from optevolve.space.explain import describe_course, explain
+from optevolve.space.grammar import grammar, paper_grammar
 from optevolve.space.sample import sample_genome
 
 PAPER = paper_grammar()
@@ -29,25 +33,81 @@ def test_the_course_of_a_decay(text: str, words: str) -> None:
     assert describe_course(values_of(parse_expression(text), 1000)) == words
 
 
-@pytest.mark.parametrize(
-    ("text", "response"),
-    [
-        ("g", 10),
-        ("nesterov: 3 * g", 10),
-        ("g ** 2", 100),
-        ("sqrt(g)", 10**0.5),
-        ("sign(g)", 1),
-        ("v_hat / (sqrt(s_hat) + 1e-8)", 1),
-        ("g + 0.01 * w + noise", 10),  # what does not answer to the gradient is taken off
-    ],
-)
-def test_the_answer_to_larger_gradients(text: str, response: float) -> None:
-    assert gradient_response(parse(text)) == pytest.approx(response, rel=0.02)
+# Rules whose words were wrong, or could be, and the words that must and must not be there.
+WORDS = [
+    ("nesterov: erf(g)", "No element of the update exceeds 1", "in proportion"),
+    ("tanh(g)", "No element of the update exceeds 1", "in proportion"),
+    ("arctan(g)", "exceeds 1.58", "in proportion"),
+    ("g / (1 + abs(g))", "below a bound", "in proportion"),
+    ("clip(g, 1)", "exceeds 1,", "in proportion"),
+    ("clip_norm(g)", "below a bound", "in proportion"),
+    ("arcsinh(g)", "without end", "bound"),
+    ("ln(g)", "without end", "bound"),
+    ("sqrt(g)", "3.16 times as large", "in proportion"),
+    ("g ** 3", "1000 times as large", "in proportion"),
+    ("exp(g)", "overflow", "in proportion"),
+    ("max(w, g)", "pulls the weights towards 0", "in proportion"),
+    ("g", "in proportion", "the weights"),
+    ("sqrt(g) * sqrt(g) * sign(g)", "in proportion", "no larger"),
+    ("v_hat / sqrt(s_hat)", "leave the update as it is", "in proportion"),
+    ("g / (abs(g) + 0.5)", "below a bound", "leave the update"),
+    ("exp(ln(g)) * sign(g)", "10 times as large at 0.01", "in proportion"),  # but for the 1e-7 within ln
+    ("sign(g)", "Only the signs", "in proportion"),
+    ("sign(v_hat)", "scale hardly matters", "Only the signs"),
+    ("g + 1e-3 * w", "0.001 times the weights is part of the update: weight decay", "drives"),
+    ("momentum: 2 * (g + 1e-4 * w)", "0.0002 times the weights is part of the update: weight decay", "pulls"),
+    ("g - 1e-3 * w", "drives them away from 0", "weight decay"),
+    ("-plain: g + 1e-3 * w", "drives them away from 0", "weight decay"),
+    ("a3 * (g + 1e-3 * w)", "changes with the step is part of the update: weight decay", "drives"),
+    ("1e-3 * w", "weight decay", "in proportion"),
+    ("1e-3 * w * g", "have a say", "weight decay"),
+    ("g * exp(1e-4 * w)", "have a say", "weight decay"),
+    ("exp(w)", "have a say", "weight decay"),
+    ("g + tanh(1e-3 * w)", "pulls the weights towards 0, by at most 0.001", "weight decay"),
+    ("g + 1e-3 * abs(w)", "have a say", "weight decay"),
+    ("g + 1e-3 * ema(w, 0.9)", "have a say", "weight decay"),
+    ("g + w - w", "in proportion", "weights is part"),
+    ("noise * w + g", "have a say", "weight decay"),
+]
+
+
+@pytest.mark.parametrize(("text", "there", "absent"), WORDS)
+def test_words_that_stand_and_words_that_do_not(text: str, there: str, absent: str) -> None:
+    found = explain(parse(text))
+    assert there in found
+    assert absent not in found.split("\n\n")[-1]
+    assert absent not in found or absent not in ("in proportion", "weight decay")
+    check(parse(text))
+
+
+@pytest.mark.parametrize("name", list(ZOO))
+def test_what_is_said_of_a_rule_of_the_zoo_holds(name: str) -> None:
+    check(ZOO[name].rule, seed=1)
+
+
+@pytest.mark.parametrize("name", ["paper", "bello2017", "extended"])
+def test_what_is_said_of_random_rules_holds(name: str) -> None:
+    rules = grammar(name)
+    for number in range(200):
+        check(sample_genome(np.random.default_rng([number, 5]), rules).rule, seed=number)
+
+
+def test_inside_an_exponential_nothing_decays() -> None:
+    assert "weight decay" not in explain(ZOO["opt6"].rule).lower()
+    assert "change it by less than 0.1 %" in explain(ZOO["opt6"].rule)
 
 
 def test_no_gradient_no_answer() -> None:
-    assert np.isnan(gradient_response(parse("w")))
     assert "does not look at the gradient" in explain(parse("1e-3 * w"))
+    assert "No gradient of the sizes tried" in explain(parse("max(w, 1e30 + 0 * g)"))
+
+
+def test_probing_is_quick() -> None:
+    behaviour(parse("g"))  # streams are made once
+    rule = parse("tanh(max(a6, a10) * arcsinh(qhm(v))) + erf(qhm(s)) * bessel_i1e(v_hat + 1e-4 * w)")
+    started = time.thread_time()
+    behaviour(rule)
+    assert time.thread_time() - started < 0.3
 
 
 def test_adam_in_words() -> None:
