@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, Union, get_ar
 
 from optevolve.errors import TaskError
 
-__all__ = ["Spec", "Value", "convert", "named", "nearest", "spec_of", "split_spec"]
+__all__ = ["Spec", "Value", "convert", "named", "nearest", "spec_of", "split_spec", "tidy"]
 
 Value: TypeAlias = bool | int | float | str
 
@@ -21,7 +21,7 @@ class Spec(NamedTuple):
     """A spec taken apart.
 
     Attributes:
-        name: a registered name or `module:Name`.
+        name: a registered name, `module:Name` or `folder/file.py:Name`.
         options: as given, values still text.
         wrappers: (name, value) from the inside out.
     """
@@ -61,6 +61,11 @@ def split_spec(spec: str) -> Spec:
     return Spec(name.strip(), options, wrappers)
 
 
+def tidy(spec: str) -> str:
+    """The spec with the path of a file spelled in one way: "my.py:Moons" for "./my.py:Moons"."""
+    return re.sub(r"^\s*([^@]*\.py)(?=:)", lambda found: Path(found[1]).as_posix(), spec)
+
+
 def spec_of(name: str, options: Mapping[str, Value] | None = None) -> str:
     """The spec of a task with options, keys sorted, so that equal tasks have equal specs; wrappers stay in their order.
 
@@ -71,7 +76,7 @@ def spec_of(name: str, options: Mapping[str, Value] | None = None) -> str:
         TaskError: if a value cannot be written in a spec, because it contains a comma or what looks like a wrapper, or begins or ends with
             a space.
     """
-    name, merged, wrappers = split_spec(name)
+    name, merged, wrappers = split_spec(tidy(name))
     merged.update(options or {})
     texts = {key: _text(value) for key, value in merged.items()}
     for key, text in texts.items():

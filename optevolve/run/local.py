@@ -18,6 +18,7 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from optevolve.errors import OptevolveError
 from optevolve.records import Job, Outcome, Status
+from optevolve.run.definitions import Definitions
 from optevolve.run.limits import TimeLimit
 from optevolve.run.spawning import WorkerContext
 from optevolve.run.worker import Measure, measure_safely, name_of, prepare, run_job
@@ -85,10 +86,17 @@ class LocalRunner:
         time_limit: seconds per measurement, or a `TimeLimit`; None: by the cost of its peers, see `TimeLimit`.
         memory_limit: bytes that a measurement may allocate beyond what its worker holds at its start, where the system can limit it
             (Linux); None for no limit.
+        definitions: what workers cannot import; None for nothing.
     """
 
     def __init__(
-        self, workers: int, measure: Measure, *, time_limit: float | TimeLimit | None = None, memory_limit: int | None = None
+        self,
+        workers: int,
+        measure: Measure,
+        *,
+        time_limit: float | TimeLimit | None = None,
+        memory_limit: int | None = None,
+        definitions: Definitions | None = None,
     ) -> None:
         if workers < 1:
             raise ValueError(f"workers is {workers}, expected at least 1")
@@ -99,7 +107,7 @@ class LocalRunner:
         self._runs: dict[str, _Run] = {}
         self._breaks = 0
         self._error: OptevolveError | None = None
-        self._context = WorkerContext()
+        self._context = WorkerContext(definitions)
         self._pids = self._context.RawArray("q", workers)
         self._pool = self._new_pool()
 

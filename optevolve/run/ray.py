@@ -24,6 +24,7 @@ import numpy as np
 from optevolve import __version__, errors
 from optevolve.errors import ConfigError, OptevolveError
 from optevolve.records import Job, Outcome, Status
+from optevolve.run.definitions import Definitions
 from optevolve.run.limits import TimeLimit
 from optevolve.run.ray_actors import Actors, Hands, Tasks
 from optevolve.run.worker import Measure, Named, limited_memory, measure_alone, name_of, one_thread
@@ -74,6 +75,7 @@ def measure_on_node(
     environment: Mapping[str, str],
     version: str,
     handed: Mapping[str, _Handed],
+    definitions: Definitions,
 ) -> Outcome | _Failure:
     """What a worker of the cluster does with a job: see `worker.measure_alone`, with a time limit of its own."""
     if version != __version__:
@@ -84,6 +86,7 @@ def measure_on_node(
         os.environ.setdefault(key, value)
     one_thread()
     _offer(handed)
+    definitions.install()
     try:
         with _alarm(seconds), limited_memory(memory):
             return measure_alone(name, job, (_OverdueError,))
@@ -174,6 +177,7 @@ class RayRunner:
         actors: whether workers stay for many jobs, so that a CUDA context is made once; None: if they have GPUs.
         share: what of the driver's data a job needs, by name: a folder's name and its files. Asked for when a node says that it has none;
             None for nothing.
+        definitions: what workers cannot import; None for nothing.
     Raises:
         ConfigError: if Ray is not installed or the cluster cannot be reached.
     """
@@ -191,6 +195,7 @@ class RayRunner:
         memory_limit: int | None = None,
         actors: bool | None = None,
         share: Share | None = None,
+        definitions: Definitions | None = None,
     ) -> None:
         self._ray = _imported()
         self._measure = name_of(measure)
@@ -204,6 +209,7 @@ class RayRunner:
         self._own = not self._ray.is_initialized()
         if self._own:
             self._connect(address)
+        self._definitions = self._ray.put(definitions or Definitions())  # once, however large
         options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD"}
         self._hands: Hands[_Task] = Tasks(self._ray, measure_on_node, options)
         if gpus > 0 if actors is None else actors:
@@ -239,7 +245,8 @@ class RayRunner:
     def _start(self, task: _Task) -> None:
         seconds = self._limit.seconds(task.job)
         task.handed = len(self._handed)
-        self._hands.start(task, (self._measure, task.job, seconds, self._memory, self._environment, __version__, self._handed))
+        limits = (seconds, self._memory, self._environment, __version__)
+        self._hands.start(task, (self._measure, task.job, *limits, self._handed, self._definitions))
 
     def collect(self, timeout: float) -> list[tuple[str, Outcome]]:
         """Jobs that ended, with their outcomes; waits up to `timeout` seconds for the first.

@@ -10,6 +10,7 @@ from pathlib import Path
 from optevolve import __version__
 from optevolve.config import RunConfig, Workers
 from optevolve.records import Job
+from optevolve.run.definitions import Definitions, definitions_of
 from optevolve.run.driver import Happening, Runner, Source, drive
 from optevolve.run.local import LocalRunner
 from optevolve.run.ray import RayRunner
@@ -50,6 +51,7 @@ def session(
     number: int | None,
     folder: Path,
     *,
+    tasks: Sequence[str] = (),
     listeners: Sequence[Callable[[Happening], None]] = (),
     callbacks: Sequence[Callback] = (),
 ) -> Iterator[Session]:
@@ -60,6 +62,7 @@ def session(
         measure: a function of a module.
         workers, number: what measures, and how many at once; None for all there is.
         folder: of the run.
+        tasks: specs of all that will be measured, for what workers cannot import of them.
         listeners: told of everything that the driver does.
         callbacks: told of evaluations and timesteps.
     """
@@ -68,7 +71,7 @@ def session(
         journal.write("start", version=__version__, driver=driver_name(), study=study.where, runner=workers.runner, workers=number)
         ending = ""
         try:
-            with make_runner(measure, workers, number) as runner:
+            with make_runner(measure, workers, number, definitions_of(tasks)) as runner:
                 yield Session(runner, study, [journal, watch, *listeners])
         except BaseException as error:
             ending = f"{type(error).__name__}: {error}"
@@ -78,7 +81,7 @@ def session(
             journal.write("end", finished=not ending, error=ending)
 
 
-def make_runner(measure: Measure, workers: Workers, number: int | None) -> LocalRunner | RayRunner:
+def make_runner(measure: Measure, workers: Workers, number: int | None, definitions: Definitions | None = None) -> LocalRunner | RayRunner:
     """The runner that a config asks for.
 
     Raises:
@@ -86,7 +89,9 @@ def make_runner(measure: Measure, workers: Workers, number: int | None) -> Local
     """
     memory = None if workers.memory_limit is None else round(workers.memory_limit * 2**30)
     if workers.runner == "local":
-        return LocalRunner(number or available_cores(), measure, time_limit=workers.time_limit, memory_limit=memory)
+        return LocalRunner(
+            number or available_cores(), measure, time_limit=workers.time_limit, memory_limit=memory, definitions=definitions
+        )
     return RayRunner(
         measure,
         address=workers.ray_address,
@@ -97,6 +102,7 @@ def make_runner(measure: Measure, workers: Workers, number: int | None) -> Local
         time_limit=workers.time_limit,
         memory_limit=memory,
         share=data_of,
+        definitions=definitions,
     )
 
 

@@ -8,9 +8,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
 from typing import Any
+
+from optevolve.run.definitions import Definitions
 
 __all__ = ["WorkerContext"]
 
@@ -20,16 +23,31 @@ _starting = threading.RLock()
 class _Process(SpawnProcess):
     """A spawned process that does not run the main module again, whichever thread starts it."""
 
+    def __init__(self, definitions: Definitions, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._definitions = definitions
+
     def start(self) -> None:
         """See `multiprocessing.Process.start`."""
         with _main_unnamed():
             super().start()
 
+    def run(self) -> None:
+        """In the new process: what it is for, with the definitions at hand."""
+        self._definitions.install()
+        super().run()
+
 
 class WorkerContext(SpawnContext):
-    """As `multiprocessing.get_context("spawn")`, for processes that start without the user's main module."""
+    """As `multiprocessing.get_context("spawn")`, for processes that start without the user's main module.
 
-    Process = _Process
+    Args:
+        definitions: what its processes need of that module all the same.
+    """
+
+    def __init__(self, definitions: Definitions | None = None) -> None:
+        super().__init__()
+        self.Process = partial(_Process, definitions or Definitions())  # type: ignore[assignment, misc]
 
 
 class _Unnamed(ModuleType):

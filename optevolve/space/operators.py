@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from optevolve.space.reductions import REDUCTIONS
 
-__all__ = ["EPS", "LEAVES", "OPERATORS", "PRIMITIVES", "Leaf", "Operator", "Parameter", "register_operator"]
+__all__ = ["EPS", "LEAVES", "OPERATORS", "PRIMITIVES", "Leaf", "Operator", "Parameter", "own_operators", "register_operator"]
 
 EPS = 1e-7
 
@@ -226,11 +226,19 @@ BASE_DECAYS: tuple[str, ...] = tuple(name for name, row in LEAVES.items() if row
 
 
 def register_operator(row: Operator) -> None:
-    """Add a row to the table: from then on it parses, prints, runs and can be drawn.
+    """Add a row to the table: from then on it parses, prints, runs and can be drawn. The same row again changes nothing.
 
     Raises:
         ValueError: if the name is taken or is no identifier.
     """
+    if OPERATORS.get(row.name) == row:
+        return
     if not row.name.isidentifier() or row.name in OPERATORS or row.name in LEAVES:
         raise ValueError(f"Expected an unused identifier as the operator's name, got {row.name!r}. Choose another name.")
     OPERATORS[row.name] = row
+
+
+def own_operators() -> tuple[Operator, ...]:
+    """The rows that were registered beyond those of this file."""
+    built_in = {row.name for row in _ROWS}
+    return tuple(row for name, row in OPERATORS.items() if name not in built_in)

@@ -1,18 +1,16 @@
 """Tasks by name: the registry, and from spec to task.
 
-A spec is `NAME[@key=value,key=value][+wrapper:value…]` with a name of `TASKS` and wrappers of `WRAPPERS`, or `module:Name[@…]` with one's
-own `Task` class or instance, looked up on the import path and in the working directory.
+A spec is `NAME[@key=value,key=value][+wrapper:value…]` with a name of `TASKS` and wrappers of `WRAPPERS`, or `module:Name[@…]` or
+`folder/file.py:Name[@…]` with one's own `Task` class or instance, see `own`.
 """
 
-import importlib
-import os
-import sys
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, replace
 
 from optevolve.errors import OptevolveError, TaskError
-from optevolve.task_spec import Value, convert, nearest, split_spec
+from optevolve.task_spec import Value, convert, nearest, spec_of, split_spec, tidy
+from optevolve.tasks import own
 from optevolve.tasks.base import Task
 from optevolve.tasks.conditions import GradientNoise, Imbalance, LabelNoise, SparseGradients, Wrapper, with_batch_size
 from optevolve.tasks.efficientnet import (
@@ -28,7 +26,7 @@ from optevolve.tasks.language import PtbLstm, TextGpt
 from optevolve.tasks.synthetic import LogregDigits, MlpMoons, Quadratics, Rosenbrock
 from optevolve.tasks.vision import Cifar10ConvNet, Cifar10ResNet, Cifar10ViT, Cifar100ConvNet, Digits, EurosatConvNet, PathmnistConvNet
 
-__all__ = ["TASKS", "WRAPPERS", "load"]
+__all__ = ["TASKS", "WRAPPERS", "load", "spec_for"]
 
 TASKS: dict[str, type[Task]] = {
     "digits": Digits,
@@ -83,7 +81,7 @@ def load(spec: str, options: Mapping[str, Value] | None = None) -> Task:
 
 
 def _made(name: str, given: Mapping[str, Value]) -> Task:
-    found = _own(name) if ":" in name else _registered(name)
+    found = own.find(name) if ":" in name else _registered(name)
     kind = found if isinstance(found, type) else type(found)
     known = _options_of(kind)
     values: dict[str, typing.Any] = {}
@@ -92,7 +90,9 @@ def _made(name: str, given: Mapping[str, Value]) -> Task:
             raise TaskError(f"Task {name!r} has no option {key!r}. {nearest(key, known, 'Its options')}")
         values[key] = convert(f"Option {key!r} of task {name!r}", value, known[key])
     try:
-        return found(**values) if isinstance(found, type) else replace(found, **values)
+        if isinstance(found, type):
+            return found(**values)
+        return replace(found, **values) if values else found
     except OptevolveError:
         raise
     except Exception as error:  # a class of the user's: whatever it raises is about the task, and the cause stays attached
@@ -117,36 +117,44 @@ def _options_of(kind: type[Task]) -> dict[str, typing.Any]:
 
 def _registered(name: str) -> type[Task]:
     if name not in TASKS:
-        raise TaskError(f"Unknown task {name!r}. {nearest(name, TASKS, 'Known tasks')} One's own task is given as module:Name.")
+        raise TaskError(
+            f"Unknown task {name!r}. {nearest(name, TASKS, 'Known tasks')} One's own task is given as file.py:Name or module:Name."
+        )
     return TASKS[name]
 
 
-def _own(name: str) -> type[Task] | Task:
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise TaskError(f"Malformed task {name!r}: expected module:Name, such as my_tasks:Moons for class Moons in my_tasks.py.")
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
+def spec_for(task: str | Task | type[Task]) -> str:
+    """The spec by which this process and its workers find a task.
+
+    Args:
+        task: a spec, which is taken as it is; a class; or an instance, whose fields become options where they differ from their defaults.
+            An instance that its options do not make again is named by the global variable that holds it.
+    Raises:
+        TaskError: if worker processes cannot find the task.
+    """
+    if isinstance(task, str):
+        return tidy(task)
+    if not own.is_task(task):
+        raise TaskError(f"Expected a task as a name, a class or an instance of optevolve.Task, got {type(task).__name__}.")
+    kind = task if isinstance(task, type) else type(task)
+    name = next((name for name, known in TASKS.items() if known is kind), None) or own.name_of(kind)
+    if isinstance(task, type):
+        return name
+    if (spec := _spec_with_options(name, task)) is not None:
+        return spec
+    if (held := own.global_name(task)) is not None:
+        return held
+    raise TaskError(
+        f"The instance of {kind.__name__} cannot be named for worker processes: its options alone do not make it again, and no variable at "
+        f"the top level holds it. Write TASK = {kind.__name__}(…) at the top level of the file, script or notebook, and give task=TASK."
+    )
+
+
+def _spec_with_options(name: str, task: Task) -> str | None:
+    """The spec that makes the instance again; None where the options of its class do not say all that it is."""
     try:
-        importlib.invalidate_caches()
-        module = importlib.import_module(module_name)
-    except Exception as error:  # the module is the user's: importing it may raise anything, and the cause stays attached
-        absent = isinstance(error, ModuleNotFoundError) and error.name is not None and (module_name + ".").startswith(error.name + ".")
-        if absent:
-            raise TaskError(
-                f"Task {name!r}: no module {module_name!r} on the import path or in {here}. "
-                f"Run the command in the folder of {module_name.split('.')[0]}.py, or install its package."
-            ) from error
-        raise TaskError(f"Task {name!r}: importing {module_name!r} raised {type(error).__name__}: {error}. Mend the module.") from error
-    found: object = getattr(module, attribute, None)
-    if found is None:
-        tasks = [key for key, value in vars(module).items() if _is_task(value) and value is not Task]
-        raise TaskError(f"Task {name!r}: module {module_name!r} has no {attribute!r}. {nearest(attribute, tasks, 'Its tasks')}")
-    if _is_task(found):
-        return found
-    raise TaskError(f"Task {name!r}: expected a subclass or an instance of optevolve.tasks.Task, found {type(found).__name__}.")
-
-
-def _is_task(value: object) -> typing.TypeGuard[Task | type[Task]]:
-    return isinstance(value, Task) or (isinstance(value, type) and issubclass(value, Task))
+        spec = spec_of(name, own.changed_options(task))
+        again = load(spec)
+    except TaskError:
+        return None
+    return spec if type(again) is type(task) and own.same(vars(again), vars(task)) else None
