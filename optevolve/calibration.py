@@ -31,13 +31,14 @@ from optevolve.errors import ConfigError, DataError, ParseError, StudyError
 from optevolve.integrity import check_integrity
 from optevolve.records import Job, Outcome, Proposal, Status
 from optevolve.reporting.calibration import write_plot
+from optevolve.run.definitions import definitions_of
 from optevolve.run.driver import drive
 from optevolve.run.local import LocalRunner
 from optevolve.run.session import available_cores, require_device
 from optevolve.run.store import Study
 from optevolve.space import UpdateRule
 from optevolve.space.paper_notation import parse_paper
-from optevolve.tasks import check_task, load, spec_of
+from optevolve.tasks import AnyTask, check_task, load, spec_for, spec_of
 
 __all__ = ["Agreement", "Reference", "agreement", "calibrate", "choose", "read_log", "told_apart"]
 
@@ -179,7 +180,7 @@ def calibrate(
     reference: str | Path,
     out: str | Path,
     *,
-    task: str = "cifar10-convnet@width=8",
+    task: AnyTask = "cifar10-convnet@width=8",
     protocol: str = "fast",
     settings: Sequence[str] = (),
     rules: int = 40,
@@ -197,7 +198,7 @@ def calibrate(
     Args:
         reference: the log, see `read_log`.
         out: the folder.
-        task: where the rules are measured.
+        task: where the rules are measured: a name, a class or an instance.
         protocol: "paper" or "fast".
         settings: changes to it, "full_steps=300".
         rules: how many, at least 3.
@@ -216,8 +217,8 @@ def calibrate(
         raise ConfigError(f"Expected protocol paper or fast, at least 3 rules and 1 seed, got {protocol!r}, {rules} and {repeats}.")
     if spread not in SPREADS:
         raise ConfigError(f"Expected rules spread over {' or '.join(SPREADS)}, got {spread!r}.")
-    task = spec_of(task)
-    config = RunConfig(task=task, seed=seed, evolution=Stage({}, PROTOCOLS[protocol]))
+    spec = spec_of(spec_for(task))
+    config = RunConfig(task=spec, seed=seed, evolution=Stage({}, PROTOCOLS[protocol]))
     config = on_device(apply_settings(config, [f"evolution.protocol.{setting}" for setting in settings]), device)
     require_device(config)
     if data is not None:
@@ -226,14 +227,18 @@ def calibrate(
     chosen = choose(references, rules, spread)
     if len(chosen) < 3:
         raise DataError(f"{reference} has {len(chosen)} rules that pass the integrity check; at least 3 are needed.")
-    check_task(load(task))
+    check_task(load(spec))
+    definitions = definitions_of([spec])
     folder = Path(out)
     place, text = folder / "study.db", to_toml(config)
-    source = _Source(chosen, task, config.evolution.protocol, repeats, seed)
+    source = _Source(chosen, spec, config.evolution.protocol, repeats, seed)
     with Study.open(place) if place.exists() else Study.create(place, text) as study:
+        if not study.jobs():
+            study.restart(text)
         if replace(from_toml(study.config_text), compute=config.compute) != config:  # not the texts: a newer version writes more keys
             raise StudyError(f"{folder} holds a calibration with another task, seed or protocol. Choose another --out.")
-        with LocalRunner(workers or available_cores(), partial(surrogate.measure, compute=config.compute)) as runner:
+        measure = partial(surrogate.measure, compute=config.compute)
+        with LocalRunner(workers or available_cores(), measure, definitions=definitions) as runner:
             drive(source, runner, study, lookahead=32, on_event=on_event)
         study.finish()
     outcomes = [[source.outcomes[f"calibrate/{r.line}/seed-{k}"] for k in range(repeats)] for r in chosen]
@@ -251,7 +256,7 @@ def calibrate(
         }
         for r, row in zip(chosen, outcomes, strict=True)
     ]
-    content = {**asdict(found), "task": task, "protocol": asdict(config.evolution.protocol), "seed": seed, "measured": rows}
+    content = {**asdict(found), "task": spec, "protocol": asdict(config.evolution.protocol), "seed": seed, "measured": rows}
     (folder / "calibration.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     write_plot(folder / "calibration.png", [r.accuracy for r in chosen], scores, found.correlation, found.interval)
     return found

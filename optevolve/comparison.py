@@ -25,13 +25,14 @@ from optevolve.evaluation import Comparison, EvaluationSource
 from optevolve.evaluation import compare as table_of
 from optevolve.library import ZOO, rule_or_name
 from optevolve.listening import Listening
-from optevolve.progress import Listener
+from optevolve.progress import Listener, listener
 from optevolve.reporting.contest import write_plot
+from optevolve.run.definitions import definitions_of
 from optevolve.run.folder import FREE, config_of, write_text
 from optevolve.run.session import require_device, session
 from optevolve.run.store import Study
 from optevolve.space import UpdateRule, parse
-from optevolve.tasks import check_task, load, spec_of
+from optevolve.tasks import AnyTask, check_task, listed, load, spec_for, spec_of
 
 __all__ = ["PROTOCOLS", "WEIGHT_DECAYS", "compare", "name_of"]
 
@@ -47,7 +48,7 @@ _LOOKAHEAD = 32
 
 def compare(
     rules: Sequence[UpdateRule | str] | Mapping[str, UpdateRule | str],
-    tasks: Sequence[str] | str,
+    tasks: Sequence[AnyTask] | AnyTask,
     out: str | Path,
     *,
     protocol: str = "fast",
@@ -58,7 +59,7 @@ def compare(
     data: str | Path | None = None,
     workers: int | None = None,
     device: str | None = None,
-    progress: Listener | None = None,
+    progress: Listener | bool | None = None,
 ) -> list[Comparison]:
     """Compares rules on tasks and writes study.db, comparison.json and comparison.png into a folder; goes on where it stopped.
 
@@ -66,7 +67,7 @@ def compare(
 
     Args:
         rules: names of the zoo, texts in the native or the paper's notation, or rules; a mapping gives them names of its own.
-        tasks: task specs.
+        tasks: one or several, each a name, a class or an instance as `task` of `optevolve.search`.
         out: the folder.
         protocol: "paper" or "fast", both judged at the end of training, with the weight decays 0, 0.001, 0.01 and 0.1.
         settings: changes to it, "full_steps=2000", "weight_decays=[0.0]".
@@ -77,7 +78,7 @@ def compare(
         data: folder of data sets.
         workers: processes; None for one per core.
         device: where to train: "auto", "cpu", "cuda" or "mps"; None for "cpu". A folder may be gone on with on another.
-        progress: a listener such as `optevolve.progress.Progress`.
+        progress: as for `optevolve.search`.
     Returns:
         All that the folder holds so far, each task's rules best first.
     Raises:
@@ -85,7 +86,7 @@ def compare(
     """
     if protocol not in PROTOCOLS or seeds < 1:
         raise ConfigError(f"Expected protocol paper or fast, and at least 1 seed, got {protocol!r} and {seeds}.")
-    specs = [spec_of(task) for task in ([tasks] if isinstance(tasks, str) else tasks)]
+    specs = [spec_of(spec_for(task)) for task in listed(tasks)]
     if not specs:
         raise ConfigError("Expected at least one task, got none. See 'optevolve tasks'.")
     contestants, reference = _contestants(rules, against)
@@ -96,22 +97,26 @@ def compare(
         os.environ["OPTEVOLVE_DATA"] = str(Path(data).resolve())
     for spec in specs:
         check_task(load(spec))
+    definitions_of(specs)
+    told = listener(progress)
     folder = Path(out)
     place = folder / "study.db"
     source = EvaluationSource(contestants, specs, config.evaluation.protocol, seeds=seeds, seed=seed)
     total = len(contestants) * len(set(specs)) * (1 + seeds)
-    listeners = [] if progress is None else [Listening(progress, lambda _: "comparison", lambda _: total)]
+    listeners = [] if told is None else [Listening(told, lambda _: "comparison", lambda _: total)]
     with Study.open(place) if place.exists() else Study.create(place, to_toml(config)) as study:
+        if not study.jobs():
+            study.restart(to_toml(config))
         _refuse_another(folder, config_of(study), config)
         try:
             with session(
-                study, partial(surrogate.measure, compute=config.compute), config.workers, workers, folder, listeners=listeners
+                study, partial(surrogate.measure, compute=config.compute), config.workers, workers, folder, tasks=specs, listeners=listeners
             ) as work:
                 work(source, _LOOKAHEAD)
             study.finish()
         finally:
-            if progress is not None:
-                progress.on_end()
+            if told is not None:
+                told.on_end()
             found = _write(folder, study, config, reference)
     return found
 

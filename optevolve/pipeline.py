@@ -22,19 +22,21 @@ from optevolve.evaluation import Comparison, EvaluationSource, compare
 from optevolve.integrity import check_integrity
 from optevolve.library import ZOO
 from optevolve.listening import Listening
+from optevolve.progress import Listener, listener
 from optevolve.records import Job, Measurement, Outcome
 from optevolve.reporting import CURVES, write_report
 from optevolve.reporting import leaderboard as ranked
 from optevolve.reporting.figures import write_figures
+from optevolve.run.definitions import definitions_of
 from optevolve.run.driver import Ask
-from optevolve.run.folder import open_run, read_run
+from optevolve.run.folder import has_run, open_run, read_run
 from optevolve.run.session import Session, require_device, session
 from optevolve.run.store import Study
 from optevolve.run.watch import Callback
 from optevolve.several import join, split
 from optevolve.space import UpdateRule, parse
 from optevolve.space.grammar import grammar
-from optevolve.tasks import check_task, load, spec_of
+from optevolve.tasks import AnyTask, check_task, listed, load, spec_for, spec_of
 
 __all__ = ["Result", "comparisons", "evaluate", "leaderboard", "report", "require_tasks", "resume", "search"]
 
@@ -96,7 +98,7 @@ class Result:
 
 
 def search(
-    task: str | None = None,
+    task: AnyTask | None = None,
     preset: str | None = None,
     *,
     out: str | Path,
@@ -106,27 +108,29 @@ def search(
     settings: Sequence[str] = (),
     workers: int | None = None,
     device: str | None = None,
-    progress: Any = None,
+    progress: Listener | bool | None = None,
     store: str = "",
     callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Runs the whole method, or goes on with it where the run in `out` stopped.
 
     Args:
-        task: what to train; None for the preset's.
+        task: what to train: a name of `optevolve tasks`, `file.py:Name` or `module:Name`, a class of tasks, or an instance; None for the
+            preset's. A class or an instance of a script or notebook goes to the workers by value.
         preset: "quick", "small" or "paper"; None for "small".
         out: the run's folder.
         config: a config, or the path of a TOML file, in place of a preset.
         seed, data, settings: override the config; settings are texts such as "search.particles=3".
         workers: processes that train in parallel; None for one per core. The number does not change the search.
         device: where to train: "auto", "cpu", "cuda" or "mps"; None for the config's. A run may be gone on with on another.
-        progress: a listener such as `optevolve.progress.Progress`.
+        progress: whether progress is shown; None for: in a terminal and in a notebook. Or a listener such as
+            `optevolve.progress.Progress`.
         store: URL of a database for the study, `postgresql+psycopg://USER@HOST/DATABASE`; empty for `study.db` in the folder.
         callbacks: told of evaluations and timesteps; see `optevolve.run.watch.Callback`.
     Raises:
         OptevolveError: for anything that the caller can mend.
     """
-    config = assemble(config, preset_name=preset, task=task, seed=seed, data=data, settings=settings)
+    config = assemble(config, preset_name=preset, task=None if task is None else spec_for(task), seed=seed, data=data, settings=settings)
     return _run(Path(out), on_device(config, device), workers, progress, callbacks, store=store)
 
 
@@ -135,7 +139,7 @@ def resume(
     *,
     workers: int | None = None,
     device: str | None = None,
-    progress: Any = None,
+    progress: Listener | bool | None = None,
     store: str = "",
     extend: Sequence[str] = (),
     settings: Sequence[str] = (),
@@ -153,12 +157,20 @@ def resume(
 
 
 def _run(
-    folder: Path, config: RunConfig | None, workers: int | None, progress: Any, callbacks: Sequence[Callback], **opening: Any
+    folder: Path,
+    config: RunConfig | None,
+    workers: int | None,
+    progress: Listener | bool | None,
+    callbacks: Sequence[Callback],
+    *,
+    store: str,
+    **opening: Any,
 ) -> Result:
     """The method, stage by stage."""
-    if config is not None:
-        require_tasks(config)  # a mistake in one is told before there is a folder
-    with open_run(folder, config, **opening) as (study, config):
+    starts = config is not None and not has_run(folder, store)
+    if config is not None:  # mistakes are told, and missing data, before there is a folder
+        (_ready if starts else require_tasks)(config)
+    with open_run(folder, config, store=store, **opening) as (study, config):
         if study.finished:
             if not _reported(study):
                 _write_results(folder, study, config)
@@ -166,7 +178,8 @@ def _run(
             return Result(folder, found_finished=True)
         with _session(config, study, workers, progress, folder, callbacks) as work:
             try:
-                _check_tasks(_tasks_of(config))
+                if not starts:
+                    _ready(config)
                 sameness = Sameness(config.search.sameness)
                 search = _SearchSource(config)
                 if not study.extended:  # else the larger run may draw otherwise
@@ -199,18 +212,18 @@ def _reported(study: Study) -> bool:
 
 def evaluate(
     out: str | Path,
-    tasks: Sequence[str] = (),
+    tasks: Sequence[AnyTask] | AnyTask = (),
     seeds: int | None = None,
     *,
     workers: int | None = None,
     device: str | None = None,
-    progress: Any = None,
+    progress: Listener | bool | None = None,
 ) -> list[Comparison]:
     """Evaluates the survivors of a run beside the tuned baselines on more tasks, or with more seeds; what is measured already is kept.
 
     Args:
         out: the run's folder.
-        tasks: task specs; none for the run's own.
+        tasks: as `task` of `search`, one or several; none for the run's own.
         seeds: paired seeds per contestant; None for the config's number.
         workers, device, progress: as for `search`.
     Returns:
@@ -227,9 +240,9 @@ def evaluate(
         config = on_device(config, device)
         if seeds is not None:
             config = replace(config, evaluation=replace(config.evaluation, seeds=seeds))
-        with _session(config, study, workers, progress, folder) as work:
+        specs = [spec_of(spec_for(task)) for task in listed(tasks)] or _final_tasks(config)
+        with _session(config, study, workers, progress, folder, tasks=specs) as work:
             contestants = _contestants_of(study)
-            specs = [spec_of(task) for task in tasks] or _final_tasks(config)
             try:
                 _check_tasks(specs)
                 work(_final_evaluation(config, contestants, specs), config.search.lookahead)
@@ -278,8 +291,10 @@ def require_tasks(config: RunConfig) -> None:
     Raises:
         TaskError: for an unknown name or option, or a value of the wrong type or range.
     """
-    for spec in _tasks_of(config):
+    specs = _tasks_of(config)
+    for spec in specs:
         load(spec)
+    definitions_of(specs)
 
 
 class _SearchSource:
@@ -344,6 +359,25 @@ def _final_evaluation(config: RunConfig, contestants: Sequence[Contestant], task
     return EvaluationSource(contestants, tasks, evaluation.protocol, seeds=evaluation.seeds, seed=config.seed)
 
 
+def _find_data(config: RunConfig) -> None:
+    """Data sets are where the config says, for this process and its workers."""
+    if config.data:
+        os.environ["OPTEVOLVE_DATA"] = str(Path(config.data).resolve())
+
+
+def _ready(config: RunConfig) -> None:
+    """Whether a run can begin: device, baselines, tasks and their data.
+
+    Raises:
+        OptevolveError: if it cannot.
+    """
+    require_device(config)
+    _find_data(config)
+    _baselines(config)
+    require_tasks(config)
+    _check_tasks(_tasks_of(config))
+
+
 def _check_tasks(specs: Sequence[str]) -> None:
     """Whether the tasks keep the protocol, before hours are spent on them."""
     for spec in dict.fromkeys(specs):
@@ -352,13 +386,19 @@ def _check_tasks(specs: Sequence[str]) -> None:
 
 @contextmanager
 def _session(
-    config: RunConfig, study: Study, workers: int | None, progress: Any, folder: Path, callbacks: Sequence[Callback] = ()
+    config: RunConfig,
+    study: Study,
+    workers: int | None,
+    progress: Listener | bool | None,
+    folder: Path,
+    callbacks: Sequence[Callback] = (),
+    tasks: Sequence[str] = (),
 ) -> Iterator[Session]:
     """Workers for the time of a run; they find the data where the config says."""
     require_device(config)
-    if config.data:
-        os.environ["OPTEVOLVE_DATA"] = str(Path(config.data).resolve())
-    listeners = [Listening(progress, _stage_of, partial(_size, config))] if progress is not None else []
+    _find_data(config)
+    told = listener(progress)
+    listeners = [Listening(told, _stage_of, partial(_size, config))] if told is not None else []
     try:
         with session(
             study,
@@ -366,13 +406,14 @@ def _session(
             config.workers,
             workers,
             folder,
+            tasks=tasks or _tasks_of(config),
             listeners=listeners,
             callbacks=callbacks,
         ) as work:
             yield work
     finally:
-        if progress is not None:
-            progress.on_end()
+        if told is not None:
+            told.on_end()
 
 
 def _stage_of(stage: str) -> str:

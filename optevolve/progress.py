@@ -5,13 +5,15 @@ Whoever drives a run calls `on_stage`, then `on_measurement` for everything that
 
 from __future__ import annotations
 
+import io
 import re
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,9 +23,10 @@ from rich.text import Text
 
 from optevolve.records import Measurement, Status
 
-__all__ = ["Listener", "Progress", "Tally", "clock_text"]
+__all__ = ["Listener", "Progress", "Tally", "clock_text", "listener"]
 
 _NUMBER = re.compile(r"[-+]?\b\d+(\.\d+)?(e[-+]?\d+)?\b")
+_COLUMNS = 110  # of text in a notebook
 _WINDOW = 24  # arrivals that the pace is taken from: long enough to even out, short enough to follow a stage that slows down
 
 
@@ -140,13 +143,14 @@ class Progress:
     """A `Listener` that shows a `Tally` to a person. Use it as a context manager, so that the terminal is left in order.
 
     Args:
-        console: where to show it; by default standard output.
+        console: where to show it; by default standard output, or in a notebook the cell that runs.
         every: seconds between plain lines; news of a better rule, and the ends of stages, do not wait.
         clock: seconds, monotonic.
     """
 
     def __init__(self, console: Console | None = None, *, every: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self.console = console or Console()
+        self._cell = _Cell() if console is None and _in_notebook() else None
+        self.console = console or Console(force_jupyter=False)
         self.tally = Tally(clock=clock)
         self._every = every
         self._clock = clock
@@ -159,7 +163,9 @@ class Progress:
         if new:
             self._close_stage()
         self.tally.begin(name, total)
-        if self.console.is_terminal:
+        if self._cell is not None:
+            self._cell.show(self._picture(), at_once=True)
+        elif self.console.is_terminal:
             if self._live is None:
                 self._live = Live(console=self.console, get_renderable=self._picture, refresh_per_second=4, transient=True)
                 self._live.start()
@@ -169,7 +175,9 @@ class Progress:
     def on_measurement(self, measurement: Measurement, stored: bool = False) -> None:
         """See `Listener`."""
         better = self.tally.add(measurement, stored)
-        if not self.console.is_terminal and (better or self._clock() - self._said >= self._every):
+        if self._cell is not None:
+            self._cell.show(self._picture())
+        elif not self.console.is_terminal and (better or self._clock() - self._said >= self._every):
             self._say(f"[{self.tally.stage}] {self.tally.counts_text()}{self._standing()}")
 
     def on_end(self) -> None:
@@ -197,6 +205,9 @@ class Progress:
 
     def _say(self, text: str) -> None:
         self._said = self._clock()
+        if self._cell is not None:
+            self._cell.keep(text)
+            return
         self.console.print(Text(text), soft_wrap=True)
 
     def _picture(self) -> RenderableType:
@@ -211,6 +222,57 @@ class Progress:
         facts.add_row(Text("best", style="green"), Text(tally.best_text(), overflow="ellipsis", no_wrap=True))
         facts.add_row(Text("failed", style="yellow"), Text(tally.failures_text(), overflow="ellipsis", no_wrap=True))
         return Group(head, facts)
+
+
+class _Cell:
+    """Output of a notebook's cell that is written anew as things change: lasting lines, and what is shown below them. Needs no widgets."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._shown = float("-inf")
+        self._handle: Any = None
+
+    def keep(self, text: str) -> None:
+        """Adds a lasting line; what was below is gone."""
+        self._lines.append(text)
+        self.show(None, at_once=True)
+
+    def show(self, below: RenderableType | None, *, at_once: bool = False) -> None:
+        """Shows this below the lines, at most twice a second."""
+        now = time.monotonic()
+        if not at_once and now - self._shown < 0.5:
+            return
+        self._shown = now
+        page = Console(file=io.StringIO(), width=_COLUMNS, force_jupyter=False, force_terminal=False, color_system=None)
+        if below is not None:
+            page.print(below)
+        assert isinstance(page.file, io.StringIO)
+        bundle = {"text/plain": "\n".join([*self._lines, page.file.getvalue().rstrip()]).strip("\n")}
+        if self._handle is None:
+            self._handle = sys.modules["IPython.display"].display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)
+
+
+def _in_notebook() -> bool:
+    """Whether this is a kernel of IPython, which shows outputs in cells; IPython in a terminal is a terminal."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return hasattr(shell, "kernel") and "IPython.display" in sys.modules
+
+
+def listener(progress: Listener | bool | None) -> Listener | None:
+    """Who is told of progress.
+
+    Args:
+        progress: True for a display, False for nobody; None for a display where a person looks on, in a terminal or a notebook; or the
+            listener itself.
+    """
+    if progress is None:
+        progress = _in_notebook() or (sys.stdout is not None and sys.stdout.isatty())
+    if isinstance(progress, bool):
+        return Progress() if progress else None
+    return progress
 
 
 def clock_text(seconds: float) -> str:

@@ -67,8 +67,8 @@ def open_run(
 
     Args:
         folder: made if it does not exist.
-        config: of the run; None to take the stored one. Where there is a stored one too, they must agree, but for the place of the data
-            and the workers and what they compute with, which are taken from `config`.
+        config: of the run; None to take the stored one. Where something is measured under a stored one, they must agree, but for the
+            place of the data and the workers and what they compute with, which are taken from `config`.
         store: URL of the database; empty for `study.db` in the folder, or the one that the folder names.
         extend: with the stored config, values that it is to grow to, such as "search.timesteps=9"; see `EXTENDABLE`.
         settings: with the stored config, values of `workers` and `compute` for this time.
@@ -80,13 +80,16 @@ def open_run(
     place = store_of(folder, store)
     if exists(place):
         with Study.open(place) as study:
+            begun = bool(study.jobs())
+            if config is not None and not begun:
+                study.restart(to_toml(config))
             stored = config_of(study)
             if config is not None:
                 _refuse_another(folder, stored, config)
                 stored = replace(stored, data=config.data or stored.data, compute=config.compute, workers=config.workers)
             if extend:
                 stored = _extend(study, stored, extend)
-            _note(folder, store, study)
+            _note(folder, store, study, anew=not begun)
             yield study, _for_now(stored, settings)
         return
     if config is None:
@@ -119,12 +122,12 @@ def _no_run(folder: Path, store: str) -> StudyError:
     return StudyError(f"Expected a run in {folder}, found {missing} there. Give the folder of a run, or start one: optevolve search.")
 
 
-def _note(folder: Path, store: str, study: Study) -> None:
+def _note(folder: Path, store: str, study: Study, anew: bool = False) -> None:
     """Writes down the config and, if it is not in the folder, where the study is."""
     if store:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "store.url", named(store, folder.resolve().name)[1] + "\n")
-    if not (folder / "config.toml").is_file() or study.extended:
+    if not (folder / "config.toml").is_file() or study.extended or anew:
         write_text(folder / "config.toml", study.config_text)
 
 

@@ -7,6 +7,20 @@
 from optevolve.task_spec import spec_of
 from optevolve.tasks.base import Batch, NumberedBatch, Task
 from optevolve.tasks.check import TaskCheck, check_task
+from optevolve.tasks.own import AnyTask, listed
 from optevolve.tasks.registry import TASKS, WRAPPERS, load, spec_for
 
-__all__ = ["TASKS", "WRAPPERS", "Batch", "NumberedBatch", "Task", "TaskCheck", "check_task", "load", "spec_for", "spec_of"]
+__all__ = [
+    "TASKS",
+    "WRAPPERS",
+    "AnyTask",
+    "Batch",
+    "NumberedBatch",
+    "Task",
+    "TaskCheck",
+    "check_task",
+    "listed",
+    "load",
+    "spec_for",
+    "spec_of",
+]

@@ -13,14 +13,15 @@ from dataclasses import MISSING, fields
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeGuard
+from typing import Any, TypeAlias, TypeGuard
 
 from optevolve.errors import TaskError
 from optevolve.task_spec import nearest
 from optevolve.tasks.base import Task
 
-__all__ = ["MAIN", "changed_options", "find", "global_name", "is_task", "listed", "name_of", "same"]
+__all__ = ["MAIN", "AnyTask", "changed_options", "find", "global_name", "is_task", "listed", "name_of", "same"]
 
+AnyTask: TypeAlias = str | Task | type[Task]  # what functions take for a task: a spec, an instance or a class
 MAIN = "__main__"  # the module of a script or notebook: found by the process that runs it, sent by value to its workers
 
 
@@ -197,6 +198,6 @@ def global_name(task: Task) -> str | None:
     return None
 
 
-def listed(tasks: Any) -> Sequence[Any]:
+def listed(tasks: Sequence[AnyTask] | AnyTask) -> list[AnyTask]:
     """Several tasks, of which one may be given alone."""
-    return [tasks] if isinstance(tasks, str) or is_task(tasks) else list(tasks)
+    return [tasks] if isinstance(tasks, str | Task | type) else list(tasks)

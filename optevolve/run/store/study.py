@@ -245,6 +245,20 @@ class Study:
             connection.execute(insert(events).values(study=self._id, at=_now(), kind="extended", detail=rows.plain(detail)))
         self.config_text = config_text
 
+    def restart(self, config_text: str, *, version: str = __version__) -> None:
+        """Takes another config, where nothing was measured under the one that is there: what was never begun holds no folder.
+
+        Raises:
+            ValueError: if something is measured.
+        """
+        if self.jobs():
+            raise ValueError("something is measured already")
+        with self._transaction() as connection:
+            values = {"config": config_text, "version": version, "created": _now(), "finished": None}
+            connection.execute(update(studies).where(studies.c.id == self._id).values(values))
+            connection.execute(delete(events).where(events.c.study == self._id))
+        self.config_text, self.version = config_text, version
+
     @property
     def extended(self) -> bool:
         """Whether the run was ever extended."""
