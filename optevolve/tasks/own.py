@@ -108,7 +108,7 @@ def _file(name: str, place: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[key] = importlib.util.module_from_spec(spec)
-    module.__task_file__ = place  # type: ignore[attr-defined] # under which its classes are named
+    module.__task_file__ = Path(place).as_posix()  # type: ignore[attr-defined] # under which its classes are named
     _set_importing(spec, True)
     try:
         spec.loader.exec_module(module)
