@@ -11,7 +11,7 @@ THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 .PHONY: help demo test lint format types pytest bench docs install clean
 
 help:
-	@echo "make demo    a whole search on 8x8 digits, its report and an optimizer in a file (at most 4 minutes after installing)"
+	@echo "make demo    a whole search on a small language model, its report and an optimizer in a file (at most 4 minutes after installing)"
 	@echo "make test    lint, types and tests (at most 10 minutes after installing)"
 	@echo "make lint | format | types | pytest | bench | docs | install | clean"
 
@@ -29,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 
 # A finished run is not repeated, an interrupted one goes on: 'optevolve search' sees to both.
 demo: $(READY)
-	@$(BIN)/optevolve search --task digits --preset quick --out $(DEMO)
+	@$(BIN)/optevolve search --preset quick --out $(DEMO)
 	@$(BIN)/optevolve top $(DEMO)
 	@$(BIN)/optevolve show $(DEMO)
 	@$(BIN)/python examples/use_best_optimizer.py $(DEMO)

@@ -44,7 +44,7 @@ Table = dict[str, Any]
 
 # Name → what it is for, in one line. The numbers are in optevolve/presets/NAME.toml.
 PRESETS = {
-    "quick": "the demo: 8×8 digits, at most four minutes on two cores",
+    "quick": "the demo: every stage on a small language model, at most four minutes on two cores",
     "small": "CIFAR-10 with narrow models, about an hour on two cores",
     "paper": "the paper's numbers: a GPU cluster for days",
 }

@@ -193,7 +193,7 @@ def test_later_sources_are_stronger(tmp_path: Path) -> None:
     file = tmp_path / "my_run.toml"
     file.write_text('seed = 3\ndata = "a"\n[search]\nparticles = 2\n', encoding="utf-8")
     config = assemble(file, preset_name="quick", seed=4, data=tmp_path, settings=["search.particles=1"])
-    assert (config.task, config.seed, config.data, config.search.particles) == ("digits", 4, str(tmp_path), 1)
+    assert (config.task, config.seed, config.data, config.search.particles) == (preset("quick").task, 4, str(tmp_path), 1)
     assert config.search.population == preset("quick").search.population
 
 
@@ -235,7 +235,7 @@ def test_what_a_stage_is_told_beside_the_task_wins_there() -> None:
 
 
 def test_options_of_a_task_go_on_top_of_the_presets() -> None:
-    config = from_toml('preset = "quick"\n[initial.task_options]\nbatch_size = 32')
+    config = from_toml('preset = "small"\n[initial.task_options]\nbatch_size = 32')
     assert config.initial.task_options == {"width": 8, "batch_size": 32}
 
 

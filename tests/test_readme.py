@@ -41,7 +41,7 @@ def call(capsys: pytest.CaptureFixture[str], command: str) -> str:
 
 
 def test_python_face_and_commands_on_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = 'oe.search(task="digits", preset="quick", '
+    asked = 'oe.search(preset="quick", '
     assert FACE.count(asked) == 1
     smaller = f'oe.search(task="logreg-digits", preset="quick", workers=1, settings={SMALL!r}, '
     lines = [f"    {line}" if line else "" for line in FACE.replace(asked, smaller).splitlines()]

@@ -66,7 +66,7 @@ def _optevolve(
 
     \b
     Start here:
-      optevolve search --task digits --preset quick --out runs/demo
+      optevolve search --preset quick --out runs/demo
       optevolve top runs/demo
       optevolve export runs/demo -o my_optimizer.py
     """

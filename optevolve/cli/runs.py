@@ -85,7 +85,7 @@ def search(
 
     \b
     Examples:
-      optevolve search --task digits --preset quick --out runs/demo
+      optevolve search --preset quick --out runs/demo
       optevolve search --preset small --data ../data --workers 2
       optevolve search --task my_tasks:Moons --out runs/moons
       optevolve search my_run.toml --set search.particles=3 --set seed=1
