@@ -6,7 +6,7 @@ neither torch nor pydantic, so that the space and the searches stay light.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from annotated_types import Ge, Gt, Interval, Len
@@ -17,9 +17,11 @@ __all__ = [
     "Compute",
     "EliminationRound",
     "Evaluation",
+    "FinalTask",
     "GrammarTable",
     "Options",
     "Protocol",
+    "ProtocolTable",
     "RunConfig",
     "Schedule",
     "Search",
@@ -29,6 +31,7 @@ __all__ = [
 
 Options: TypeAlias = dict[str, bool | int | float | str]
 GrammarTable: TypeAlias = dict[str, Any]
+ProtocolTable: TypeAlias = dict[str, Any]
 Count: TypeAlias = Annotated[int, Ge(1)]
 Natural: TypeAlias = Annotated[int, Ge(0)]
 Seed: TypeAlias = Annotated[int, Interval(ge=0, lt=2**63)]  # what a database keeps
@@ -245,11 +248,35 @@ class EliminationRound:
 
 
 @dataclass(frozen=True)
+class FinalTask:
+    """A task of the final evaluation with a budget of its own.
+
+    Attributes:
+        task: name or spec of the task.
+        task_options: options of that task.
+        protocol: what differs from the evaluation's protocol: some of a protocol's values, such as full_steps = 3000.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _NO_OTHER_KEYS
+
+    task: str
+    task_options: Options = field(default_factory=dict)
+    protocol: ProtocolTable = field(default_factory=dict)
+
+    def protocol_over(self, protocol: Protocol) -> Protocol:
+        """The protocol of the task, where the evaluation's is `protocol`."""
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in self.protocol.items()}
+        if "schedule" in values:
+            values["schedule"] = replace(protocol.schedule, **values["schedule"])
+        return replace(protocol, **values)
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The final evaluation beside the baselines, on the test split. Source: method section 6.
 
     Attributes:
-        tasks: task specs; empty for the run's own task with `task_options`.
+        tasks: task specs, or tables [[evaluation.tasks]] with a budget for each task; empty for the run's own task with `task_options`.
         task_options: options of the run's own task.
         baselines: names of rules of the zoo that get the same trials of learning rates and weight decays.
         seeds: paired seeds per contestant.
@@ -258,7 +285,7 @@ class Evaluation:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _NO_OTHER_KEYS
 
-    tasks: tuple[str, ...] = ()
+    tasks: tuple[str | FinalTask, ...] = ()
     task_options: Options = field(default_factory=dict)
     baselines: tuple[str, ...] = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
     seeds: Count = 5

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from optevolve.config import EliminationRound, RunConfig
+from optevolve.config import EliminationRound, Evaluation, FinalTask, Protocol, ProtocolTable, RunConfig
 from optevolve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,9 +42,43 @@ def validated(table: dict[str, Any], source: str) -> RunConfig:
         # By way of JSON, since pydantic's strict mode takes lists for tuples and tables for dataclasses only there.
         config = _adapter().validate_json(json.dumps(_without_none(table, RunConfig), default=str), strict=True)
     except ValidationError as error:
-        raise ConfigError(_explain(error.errors()[0], source)) from error
+        raise ConfigError(_explain(_telling(error.errors()), source)) from error
+    config = dataclasses.replace(config, evaluation=_with_budgets(config.evaluation, source))
     _check(config, source)
     return config
+
+
+def _with_budgets(evaluation: Evaluation, source: str) -> Evaluation:
+    """The evaluation whose tasks' protocols are checked, their values of the types that a protocol has."""
+    return dataclasses.replace(
+        evaluation,
+        tasks=tuple(
+            task if isinstance(task, str) else dataclasses.replace(task, protocol=_budget(task, evaluation.protocol, source, place))
+            for place, task in enumerate(evaluation.tasks)
+        ),
+    )
+
+
+def _budget(task: FinalTask, protocol: Protocol, source: str, place: int) -> ProtocolTable:
+    from pydantic import TypeAdapter, ValidationError
+
+    schedule = task.protocol.get("schedule", {})
+    whole = dataclasses.asdict(protocol) | task.protocol
+    if isinstance(schedule, dict):
+        whole["schedule"] = dataclasses.asdict(protocol.schedule) | schedule
+    try:
+        found = TypeAdapter(Protocol).validate_json(json.dumps(_without_none(whole, Protocol), default=str), strict=True)
+    except ValidationError as error:
+        raise ConfigError(_explain(error.errors()[0], source, f"evaluation.tasks.{place}.protocol.")) from error
+    values = {key: getattr(found, key) for key in task.protocol}
+    if "schedule" in values:
+        values["schedule"] = {key: getattr(found.schedule, key) for key in schedule}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def _telling(errors: list[ErrorDetails]) -> ErrorDetails:
+    """The error that says most: of a table in a list of texts or tables, what is wrong in it, not that it is no text."""
+    return next((error for error in errors if not (error["loc"][-1] == "str" and isinstance(error["input"], dict))), errors[0])
 
 
 def _with_grammar_read(table: dict[str, Any], source: str) -> dict[str, Any]:
@@ -116,15 +150,17 @@ _EXPECTED = {
 }
 
 
-def _explain(error: ErrorDetails, source: str) -> str:
+def _explain(error: ErrorDetails, source: str, prefix: str = "") -> str:
     """One sentence or two from pydantic's first finding."""
     kind, context = error["type"], error.get("ctx", {})
     union = {"bool", "int", "float", "str"}  # the alternatives of an option's value, which pydantic adds to the path
-    location = [str(part) for part in error["loc"]]
+    location = [str(part) for part in error["loc"] if part != FinalTask.__name__]
+    if location[:2] == ["evaluation", "tasks"] and location[3:] == ["str"]:
+        return f"{source}: {'.'.join(location[:3])}: expected a task's spec or a table [[evaluation.tasks]], got {shown(error['input'])}."
     if len(location) > 1 and location[-1] in union:
         location.pop()
         return f"{source}: {'.'.join(location)}: expected true, false, a number or text, got {shown(error['input'])}."
-    key = ".".join(location)
+    key = prefix + ".".join(location)
     if kind == "unexpected_keyword_argument":
         return unknown_key(source, key)
     if kind == "missing":
@@ -163,8 +199,17 @@ def _known_keys(owner: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix + field.name, hint
         if dataclasses.is_dataclass(hint):
             yield from _known_keys(hint, f"{prefix}{field.name}.")
-        elif get_origin(hint) is tuple and get_args(hint)[0] is EliminationRound:
-            yield from _known_keys(EliminationRound, f"{prefix}{field.name}.0.")
+        elif get_origin(hint) is tuple and (owners := [kind for kind in _ROWS if kind in _alternatives(get_args(hint)[0])]):
+            yield from _known_keys(owners[0], f"{prefix}{field.name}.0.")
+        elif owner is FinalTask and field.name == "protocol":
+            yield from _known_keys(Protocol, f"{prefix}{field.name}.")
+
+
+_ROWS = (EliminationRound, FinalTask)  # what lists of tables hold
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) or (hint,)
 
 
 def nearest(name: str, known: Collection[str]) -> str:

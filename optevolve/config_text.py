@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import itertools
 import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin
 
-from optevolve.config import PROTOCOLS, EliminationRound, Options, RunConfig
+from optevolve.config import PROTOCOLS, EliminationRound, FinalTask, Options, RunConfig
 from optevolve.config_check import NONE, hints_of, nearest, shown, unknown_key, validated
 from optevolve.errors import ConfigError
 from optevolve.space.grammar import changed
@@ -28,6 +29,7 @@ from optevolve.task_spec import named
 __all__ = [
     "DEFAULT_PRESET",
     "PRESETS",
+    "about_preset",
     "apply_settings",
     "assemble",
     "checked",
@@ -65,10 +67,23 @@ def preset(name: str) -> RunConfig:
     Raises:
         ConfigError: if there is no such preset.
     """
+    return from_toml(_preset_text(name), base=RunConfig(), source=f"preset {name}")
+
+
+def about_preset(name: str) -> str:
+    """What a preset's file says about its numbers: the comment that it begins with.
+
+    Raises:
+        ConfigError: if there is no such preset.
+    """
+    lines = _preset_text(name).splitlines()
+    return "\n".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
+
+
+def _preset_text(name: str) -> str:
     if name not in PRESETS:
         raise ConfigError(f"Unknown preset {name!r}: expected one of {', '.join(PRESETS)}.{nearest(name, PRESETS)}")
-    text = resources.files("optevolve").joinpath("presets", f"{name}.toml").read_text(encoding="utf-8")
-    return from_toml(text, base=RunConfig(), source=f"preset {name}")
+    return resources.files("optevolve").joinpath("presets", f"{name}.toml").read_text(encoding="utf-8")
 
 
 def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
@@ -146,29 +161,36 @@ def apply_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
                 key,
                 [_round(config, place, own, False) for place, own in enumerate(_with_protocols({key: value}, "--set")[key])],
             )
-    for key, value in values:
-        if key.endswith("protocol.preset"):  # first, as in a file: what is set beside it stays, in whatever order it is said
-            _put(table, key.split(".")[:-1], _protocol(value, f"--set {key}"), key)
-    # A whole grammar before changes to it, in whatever order they are said.
-    for key, value in sorted(values, key=lambda item: item[0] != "grammar"):
-        if not key.endswith("protocol.preset"):
-            _put(table, key.split("."), value, key)
+    placed = [
+        (key.split(".")[:-1], _protocol(value, f"--set {key}"), key) if key.endswith("protocol.preset") else (key.split("."), value, key)
+        for key, value in values
+    ]
+    for path, value, key in sorted(placed, key=lambda item: len(item[0])):  # wholes before their parts, in whatever order they are said
+        _put(table, path, value, key)
     return validated(table, "--set") if values else config  # as a whole: single values may only fit together
 
 
 def with_task(config: RunConfig, task: str) -> RunConfig:
     """The config with another task, whose options win over those that its stages have for the run's task.
 
-    Options in the stages are dropped where the spec says the same option, and all of them if the task's name is another.
+    Options in the stages are dropped where the spec says the same option, and all of them if the task's name is another, as are the final
+    tasks of a preset.
     """
     left = functools.partial(_left, config.task, task)
+    evaluation = dataclasses.replace(config.evaluation, task_options=left(config.evaluation.task_options))
+    if (
+        evaluation.tasks
+        and named(task)[0] != named(config.task)[0]
+        and any(evaluation.tasks == preset(p).evaluation.tasks for p in PRESETS)
+    ):
+        evaluation = dataclasses.replace(evaluation, tasks=())
     return dataclasses.replace(
         config,
         task=task,
         initial=dataclasses.replace(config.initial, task_options=left(config.initial.task_options)),
         evolution=dataclasses.replace(config.evolution, task_options=left(config.evolution.task_options)),
         elimination=tuple(r if r.task else dataclasses.replace(r, task_options=left(r.task_options)) for r in config.elimination),
-        evaluation=dataclasses.replace(config.evaluation, task_options=left(config.evaluation.task_options)),
+        evaluation=evaluation,
     )
 
 
@@ -243,9 +265,12 @@ def assemble(
     return apply_settings(checked(config), settings)
 
 
-def to_toml(config: RunConfig) -> str:
+def to_toml(config: RunConfig, about: str = "") -> str:
     """Complete TOML text of a config, each value explained at its first appearance. `from_toml` gives the same config back.
 
+    Args:
+        config: the config.
+        about: lines of comment about it, such as those of `about_preset`.
     Raises:
         ConfigError: if the config has a value out of range, which could not be read back.
     """
@@ -256,14 +281,20 @@ def to_toml(config: RunConfig) -> str:
     lines: list[str] = []
     explained: set[str] = set()
     owner: type | None = RunConfig
+    described: type | None
     for line in text.split("\n"):
         if header := re.fullmatch(r"\[+([\w.]+)\]+", line):
-            owner = _class_at(header[1].split("."))
-        elif owner and (key := re.match(r"(\w+) = ", line)) and f"{owner.__name__}.{key[1]}" not in explained:
-            explained.add(f"{owner.__name__}.{key[1]}")
-            lines += [f"# {text}" for text in _explanations(owner).get(key[1], [])]
+            *parents, key = header[1].split(".")
+            described, owner = _class_at(parents), _class_at([*parents, key])
+        elif value := re.match(r"(\w+) = ", line):
+            described, key = owner, value[1]
+        else:
+            described, key = None, ""
+        if described and f"{described.__name__}.{key}" not in explained:
+            explained.add(f"{described.__name__}.{key}")
+            lines += [f"# {text}" for text in _explanations(described).get(key, [])]
         lines.append(line)
-    return _HEAD + "\n".join(lines).strip() + "\n"
+    return _HEAD + (about and about + "\n\n") + "\n".join(lines).strip() + "\n"
 
 
 def _on_one_line(array: re.Match[str]) -> str:
@@ -370,7 +401,12 @@ def _put(table: Any, path: Sequence[str], value: Any, key: str) -> None:
         if parent == "grammar" and isinstance(table, dict) and isinstance(table.get(parent), str):
             table[parent] = changed(table[parent], {})
         if isinstance(table, list):
-            table = table[_position(table, parent, key)]
+            place = _position(table, parent, key)
+            if isinstance(table[place], str) and path[:2] == ["evaluation", "tasks"]:
+                table[place] = _plain(FinalTask(table[place]))
+            table = table[place]
+        elif parent in _OPEN and path[:2] == ["evaluation", "tasks"] and isinstance(table, dict):
+            table = table.setdefault(parent, {})
         elif isinstance(table, dict) and isinstance(table.get(parent), dict | list):
             table = table[parent]
         else:
@@ -379,6 +415,9 @@ def _put(table: Any, path: Sequence[str], value: Any, key: str) -> None:
         table[_position(table, last, key)] = value
     elif isinstance(table, dict):
         table[last] = value
+
+
+_OPEN = ("task_options", "protocol", "schedule")  # tables of a final task that say only what is other
 
 
 def _position(items: list[Any], text: str, key: str) -> int:
@@ -394,6 +433,7 @@ def _class_at(path: Sequence[str]) -> type | None:
         hint = hints_of(hint)[name] if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
         if get_origin(hint) is tuple:
             hint = get_args(hint)[0]
+            hint = next((kind for kind in get_args(hint) if dataclasses.is_dataclass(kind)), hint)
     return hint if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
 
 
@@ -417,7 +457,7 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for key, item in value.items():
             yield from _leaves(item, f"{prefix}.{key}" if prefix else key)
-    elif isinstance(value, list) and value and isinstance(value[0], dict):
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         for i, item in enumerate(value):
             yield from _leaves(item, f"{prefix}.{i}")
     else:

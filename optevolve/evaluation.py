@@ -12,7 +12,7 @@ test split, for all alike; the default, "last", is not.
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,7 @@ class EvaluationSource:
         contestants: survivors and baselines.
         tasks: task specs.
         protocol: the trials and the full runs.
+        protocols: by task, those of tasks that have their own.
         seeds: full runs per contestant and task, at least 1.
         seed: the run's seed. More seeds later are added to those that were there.
 
@@ -44,13 +45,22 @@ class EvaluationSource:
         done: whether all has been told.
     """
 
-    def __init__(self, contestants: Sequence[Contestant], tasks: Sequence[str], protocol: Protocol, *, seeds: int, seed: int) -> None:
+    def __init__(
+        self,
+        contestants: Sequence[Contestant],
+        tasks: Sequence[str],
+        protocol: Protocol,
+        *,
+        seeds: int,
+        seed: int,
+        protocols: Mapping[str, Protocol] | None = None,
+    ) -> None:
         check_names(contestants)
-        self._protocol = protocol
+        own = protocols or {}
         self._seeds = [seed_for(seed, _EVALUATE, number) for number in range(seeds)]
         tuning = seed_for(seed, _TUNE)
         pairs = [(task, contestant) for task in dict.fromkeys(tasks) for contestant in contestants]
-        self._tuning = {job.id: job for job in (Job(f"tune/{t}/{c.name}", c.rule, t, protocol, tuning) for t, c in pairs)}
+        self._tuning = {job.id: job for job in (Job(f"tune/{t}/{c.name}", c.rule, t, own.get(t, protocol), tuning) for t, c in pairs)}
         self._jobs: deque[tuple[str, Job]] = deque(("tune", job) for job in self._tuning.values())
         self._awaited: set[str] = set()
 
@@ -77,10 +87,10 @@ class EvaluationSource:
             raise ValueError(f"the completed tuning {job_id!r} chose no learning rate")
         place = job_id.removeprefix("tune/")
         # A protocol's only weight decay goes without saying: jobs of studies from before there were several stay what they are.
-        decay = outcome.weight_decay if len(self._protocol.weight_decays) > 1 else None
+        decay = outcome.weight_decay if len(tuned.protocol.weight_decays) > 1 else None
         for number, seed in enumerate(self._seeds):
             name, rate = f"evaluate/{place}/seed-{number}", outcome.learning_rate
-            job = Job(name, tuned.rule, tuned.task, self._protocol, seed, Split.TEST, rate, decay)
+            job = Job(name, tuned.rule, tuned.task, tuned.protocol, seed, Split.TEST, rate, decay)
             self._jobs.append(("evaluate", job))
 
 

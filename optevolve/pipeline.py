@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from optevolve import __version__, surrogate
 from optevolve.algorithms import ALGORITHMS, Sameness
 from optevolve.algorithms.ties import seed_number
 from optevolve.compile import export
-from optevolve.config import Options, RunConfig, Stage
+from optevolve.config import FinalTask, Options, Protocol, RunConfig, Stage
 from optevolve.config_text import assemble, on_device, to_toml
 from optevolve.eliminate import Contestant, EliminationSource, contenders, seed_for, task_of_round
 from optevolve.errors import ConfigError, StudyError
 from optevolve.evaluation import Comparison, EvaluationSource, compare
+from optevolve.final_tasks import asked_tasks, final_tasks
 from optevolve.integrity import check_integrity
 from optevolve.library import ZOO
 from optevolve.listening import Listening
@@ -195,7 +196,7 @@ def _run(
                 )
                 work(elimination, config.search.lookahead)
                 contestants = [*elimination.survivors, *_baselines(config)]
-                work(_final_evaluation(config, contestants, _final_tasks(config)), config.search.lookahead)
+                work(_final_evaluation(config, contestants, final_tasks(config)), config.search.lookahead)
                 work.drop_others()
                 study.finish()
             finally:
@@ -212,9 +213,10 @@ def _reported(study: Study) -> bool:
 
 def evaluate(
     out: str | Path,
-    tasks: Sequence[AnyTask] | AnyTask = (),
+    tasks: Sequence[AnyTask | FinalTask] | AnyTask = (),
     seeds: int | None = None,
     *,
+    settings: Sequence[str] = (),
     workers: int | None = None,
     device: str | None = None,
     progress: Listener | bool | None = None,
@@ -223,13 +225,17 @@ def evaluate(
 
     Args:
         out: the run's folder.
-        tasks: as `task` of `search`, one or several; none for the run's own.
+        tasks: as `task` of `search`, one or several, or `optevolve.config.FinalTask` with a budget of its own; none for the run's own final
+            tasks.
+        settings: changes to the evaluation's protocol: "full_steps=3000" for all of these tasks, "digits.full_steps=500" for one. A task
+            keeps the protocol under which it was evaluated before.
         seeds: paired seeds per contestant; None for the config's number.
         workers, device, progress: as for `search`.
     Returns:
         The comparisons of all tasks evaluated so far.
     Raises:
-        StudyError: if the search of the run has not come to its end.
+        StudyError: if the search of the run has not come to its end, or a task was evaluated under another protocol.
+        ConfigError: if a setting names no task or no value of a protocol.
     """
     folder = Path(out)
     with open_run(folder, None) as (study, config):
@@ -237,15 +243,18 @@ def evaluate(
             raise StudyError(
                 f"Expected a finished run in {folder}, found one that stopped before its end. First: optevolve resume {folder}"
             )
-        config = on_device(config, device)
+        now = on_device(config, device)
         if seeds is not None:
-            config = replace(config, evaluation=replace(config.evaluation, seeds=seeds))
-        specs = [spec_of(spec_for(task)) for task in listed(tasks)] or _final_tasks(config)
-        with _session(config, study, workers, progress, folder, tasks=specs) as work:
-            contestants = _contestants_of(study)
+            now = replace(now, evaluation=replace(now.evaluation, seeds=seeds))
+        given = [task if isinstance(task, FinalTask) else spec_of(spec_for(task)) for task in listed(tasks)]
+        measured = {m.job.task: m.job.protocol for m in study.measurements("tune", with_curves=False)}
+        chosen = asked_tasks(now, given, settings, measured)
+        rows = tuple(FinalTask(spec, protocol=asdict(protocol)) for spec, protocol in chosen.items())
+        now = replace(now, evaluation=replace(now.evaluation, tasks=rows))
+        with _session(now, study, workers, progress, folder, tasks=list(chosen)) as work:
             try:
-                _check_tasks(specs)
-                work(_final_evaluation(config, contestants, specs), config.search.lookahead)
+                _check_tasks(list(chosen))
+                work(_final_evaluation(now, _contestants_of(study), chosen), config.search.lookahead)
             finally:
                 _write_results(folder, study, config)
         return compare(study.measurements(with_curves=False, with_origins=False))
@@ -334,11 +343,7 @@ def _tasks_of(config: RunConfig) -> list[str]:
     """Specs of all tasks that a run trains, in the order of its stages."""
     stages = [_task_of_stage(config, stage) for stage in (config.initial, config.evolution)]
     rounds = [task_of_round(budget, config.task) for budget in config.rounds]
-    return list(dict.fromkeys(spec for joined in (*stages, *rounds) for spec in split(joined)) | dict.fromkeys(_final_tasks(config)))
-
-
-def _final_tasks(config: RunConfig) -> list[str]:
-    return [spec_of(task) for task in config.evaluation.tasks] or [_task_of(config, config.evaluation.task_options)]
+    return list(dict.fromkeys(spec for joined in (*stages, *rounds) for spec in split(joined)) | dict.fromkeys(final_tasks(config)))
 
 
 def _baselines(config: RunConfig) -> list[Contestant]:
@@ -354,9 +359,9 @@ def _contestants_of(study: Study) -> list[Contestant]:
     return [Contestant(name, rule) for name, rule in found.items()]
 
 
-def _final_evaluation(config: RunConfig, contestants: Sequence[Contestant], tasks: Sequence[str]) -> EvaluationSource:
+def _final_evaluation(config: RunConfig, contestants: Sequence[Contestant], tasks: Mapping[str, Protocol]) -> EvaluationSource:
     evaluation = config.evaluation
-    return EvaluationSource(contestants, tasks, evaluation.protocol, seeds=evaluation.seeds, seed=config.seed)
+    return EvaluationSource(contestants, list(tasks), evaluation.protocol, protocols=tasks, seeds=evaluation.seeds, seed=config.seed)
 
 
 def _find_data(config: RunConfig) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optevolve.config import FAST, Compute, EliminationRound, Evaluation, Protocol, RunConfig, Schedule, Search, Stage
+from optevolve.config import FAST, Compute, EliminationRound, Evaluation, FinalTask, Protocol, RunConfig, Schedule, Search, Stage
 from optevolve.config_text import (
     PRESETS,
     apply_settings,
@@ -23,6 +23,7 @@ from optevolve.config_text import (
     with_task,
 )
 from optevolve.errors import ConfigError
+from optevolve.final_tasks import final_tasks
 
 counts = st.integers(1, 10**6)
 rates = st.lists(st.floats(1e-30, 1e6), min_size=1, max_size=4).map(tuple)
@@ -58,6 +59,20 @@ protocols = st.builds(
 )
 stages = st.builds(Stage, task_options=options, protocol=protocols)
 tasks = texts.filter(bool)
+budgeted = st.builds(
+    FinalTask,
+    task=texts,
+    task_options=options,
+    protocol=st.fixed_dictionaries(
+        {},
+        optional={
+            "full_steps": counts,
+            "weight_decays": st.just([0.0, 0.5]),
+            "floor": st.none() | st.floats(0, 1),
+            "schedule": st.just({"warmup": 0.25}),
+        },
+    ),
+)
 configs = st.builds(
     RunConfig,
     task=tasks,
@@ -82,7 +97,7 @@ configs = st.builds(
     ).map(tuple),
     evaluation=st.builds(
         Evaluation,
-        tasks=st.lists(texts, max_size=2).map(tuple),
+        tasks=st.lists(texts | budgeted, max_size=3).map(tuple),
         task_options=options,
         baselines=st.sampled_from([("adam",), ("sgd", "adam"), ()]),
         seeds=counts,
@@ -138,9 +153,118 @@ def test_presets_are_sound(name: str) -> None:
 
 def test_preset_paper_has_the_papers_numbers() -> None:
     config = preset("paper")
-    assert dataclasses.replace(config, elimination=(), evaluation=RunConfig().evaluation) == RunConfig()
+    assert dataclasses.replace(config, elimination=(), evaluation=RunConfig().evaluation, compute=Compute()) == RunConfig()
     assert config.search == Search(population=500, particles=50, timesteps=6, children=6, redraws=4)
     assert [r.keep for r in config.elimination] == [50, 25, 10]
+
+
+def test_preset_paper_ends_on_the_papers_tasks_beside_its_baselines() -> None:
+    """Method section 6: from scratch on three sets, fine-tuned on three, each with its budget."""
+    config = preset("paper")
+    budgets = final_tasks(config)
+    assert {spec: protocol.full_steps for spec, protocol in budgets.items()} == {
+        "cifar10-effnetv2s": 70_000,
+        "cifar100-effnetv2s": 70_000,
+        "tinyimagenet-effnetv2s": 70_000,
+        "flowers102-effnetv2s": 3_000,
+        "cars196-effnetv2s": 12_000,
+        "caltech101-effnetv2s": 4_000,
+    }
+    scratch, tuned = budgets["cifar10-effnetv2s"], budgets["flowers102-effnetv2s"]
+    assert (scratch.trial_steps, scratch.schedule.warmup) == (800, 800)
+    assert (tuned.trial_steps, tuned.trial_schedule, tuned.schedule.warmup) == (300, "compressed", 0.1)
+    assert {protocol.learning_rates for protocol in budgets.values()} == {Protocol().learning_rates}
+    assert set(config.evaluation.baselines) == {
+        *("sgd", "momentum", "nesterov", "adam", "rmsprop"),
+        *("powersign", "addsign", "qhm", "adamw"),
+    }
+    assert config.compute == Compute("auto")
+
+
+def test_the_papers_final_tasks_leave_with_the_papers_task_unless_they_were_said(tmp_path: Path) -> None:
+    assert assemble(preset_name="paper", task="digits").evaluation.tasks == ()
+    assert apply_settings(preset("paper"), ["task=digits"]).evaluation.tasks == ()
+    assert from_toml('preset = "paper"\ntask = "digits"').evaluation.tasks == ()
+    assert assemble(preset_name="paper", task="cifar10-convnet@width=4").evaluation.tasks == preset("paper").evaluation.tasks
+    said = '[[evaluation.tasks]]\ntask = "mlp-moons"\n'
+    own = from_toml(f'preset = "paper"\ntask = "digits"\n{said}').evaluation.tasks
+    assert own == (FinalTask("mlp-moons"),)
+    file = tmp_path / "mine.toml"
+    file.write_text(f'preset = "paper"\n{said}', encoding="utf-8")
+    assert assemble(file, task="digits").evaluation.tasks == own
+
+
+BUDGETS = """
+[[evaluation.tasks]]
+task = "digits"
+task_options = { width = 3 }
+protocol = { full_steps = 300, weight_decays = [0, 1], schedule = { warmup = 0 }, floor = "none" }
+[[evaluation.tasks]]
+task = "mlp-moons"
+"""
+
+
+def test_a_final_task_has_a_budget_over_the_evaluations() -> None:
+    config = from_toml(BUDGETS)
+    base = config.evaluation.protocol
+    assert final_tasks(config) == {
+        "digits@width=3": dataclasses.replace(
+            base, full_steps=300, weight_decays=(0.0, 1.0), floor=None, schedule=dataclasses.replace(base.schedule, warmup=0.0)
+        ),
+        "mlp-moons": base,
+    }
+    changed = apply_settings(config, ["evaluation.protocol.full_steps=77", "evaluation.tasks.0.protocol.trial_steps=5"])
+    first, second = final_tasks(changed).values()
+    assert (first.full_steps, first.trial_steps, second.full_steps, second.trial_steps) == (300, 5, 77, base.trial_steps)
+    assert ("evaluation.tasks.0.protocol.trial_steps", None, 5) in difference(config, changed)
+    assert from_toml(to_toml(changed)) == changed
+    text = to_toml(config)
+    assert "# what differs from the evaluation's protocol: some of a protocol's values, such as full_steps = 3000.\n" in text
+    # Texts and tables may stand beside each other, and what is said of a text makes it a table.
+    mixed = from_toml('evaluation.tasks = ["digits", { task = "mlp-moons", protocol = { preset = "fast", full_steps = 7 } }]')
+    assert list(final_tasks(mixed).values()) == [mixed.evaluation.protocol, dataclasses.replace(FAST, full_steps=7)]
+    settings = ["evaluation.tasks.1.protocol.schedule.warmup=0.2", 'evaluation.tasks=["digits", "mlp-moons"]']
+    assert final_tasks(apply_settings(mixed, settings))["mlp-moons"].schedule.warmup == 0.2
+    assert list(final_tasks(from_toml('evaluation.tasks = ["digits", "digits"]'))) == ["digits"]
+    in_python = dataclasses.replace(config, evaluation=Evaluation(tasks=("digits", FinalTask("mlp-moons", protocol={"full_steps": 9}))))
+    assert final_tasks(checked(in_python))["mlp-moons"] == dataclasses.replace(Protocol(judge="last"), full_steps=9)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "0.protocol.full_stepss=3",
+            "unknown key 'evaluation.tasks.0.protocol.full_stepss'. Did you mean 'evaluation.tasks.0.protocol.full",
+        ),
+        ("0.protocol.schedule.warmp=0", "unknown key 'evaluation.tasks.0.protocol.schedule.warmp'. Did you mean"),
+        ("1.protocol.full_steps=0", "evaluation.tasks.1.protocol.full_steps: expected a number that is at least 1, got 0."),
+        ("0.protocol.floor=low", 'evaluation.tasks.0.protocol.floor: expected a number, got "low".'),
+        ("0.protocol=3", "evaluation.tasks.0.protocol: expected a table, got 3."),
+        ("0.protocol.schedule=3", "evaluation.tasks.0.protocol.schedule: expected a table, got 3."),
+        ("0.tsk=x", "unknown key 'evaluation.tasks.0.tsk'. Did you mean 'evaluation.tasks.0.task'?"),
+        ("0.task=3", "evaluation.tasks.0.task: expected text, got 3."),
+        ("0.task_options.width=[1]", "evaluation.tasks.0.task_options.width: expected true, false, a number or text, got [1]."),
+    ],
+)
+def test_mistakes_in_budgets(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        apply_settings(from_toml(BUDGETS), [f"evaluation.tasks.{setting}"])
+    assert str(caught.value).startswith(f"--set: {message}")
+
+
+def test_mistakes_in_a_list_of_final_tasks() -> None:
+    for value, message in (
+        ("3", "evaluation.tasks: expected a list"),
+        ("[3]", "evaluation.tasks.0: expected a task's spec or a table [[evaluation.tasks]], got 3."),
+        ("[{protocol = {}}]", "evaluation.tasks.0.task: expected a value, got none."),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            from_toml(f"evaluation.tasks = {value}")
+        assert str(caught.value).startswith(f"config: {message}")
+    twice = BUDGETS.replace('"mlp-moons"', '"digits@width=3"')
+    with pytest.raises(ConfigError, match=r"evaluation\.tasks\.1: expected each task once, got 'digits@width=3' a second time"):
+        final_tasks(from_toml(twice))
 
 
 @pytest.mark.parametrize("name", ["quick", "small"])

@@ -128,7 +128,7 @@ def config(
       optevolve config --preset paper > my_run.toml
       optevolve config my_run.toml --set search.particles=3
     """
-    from optevolve.config_text import assemble, to_toml
+    from optevolve.config_text import DEFAULT_PRESET, about_preset, assemble, to_toml
 
     chosen = assemble(config_file, preset_name=preset, task=task, settings=settings or ())
     if config_file or task or settings:  # a preset as it is need not be checked, nor torch be loaded for that
@@ -138,4 +138,5 @@ def config(
     if json:
         print_json(asdict(chosen))
     else:
-        typer.echo(to_toml(chosen), nl=False)
+        about = about_preset(preset or DEFAULT_PRESET) if config_file is None and task is None else ""
+        typer.echo(to_toml(chosen, about), nl=False)

@@ -170,6 +170,14 @@ def evaluate(
     tasks: Annotated[
         list[str] | None, typer.Option("--tasks", "-t", help="Tasks to evaluate on, separated by commas. Default: the run's own.")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="[TASK.]KEY=VALUE",
+            help="Any value of the evaluation's protocol, for all of these tasks or for one of them; may be repeated.",
+        ),
+    ] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Paired seeds per contestant. Default: the run's own number.")] = None,
     workers: Workers = None,
     device: Device = None,
@@ -177,9 +185,12 @@ def evaluate(
 ) -> None:
     """Evaluate the survivors of a run beside tuned baselines, on test data that the search has not seen.
 
+    A task that the run's config names has the budget that it has there; one that was evaluated before keeps its budget.
+
     \b
-    Example:
+    Examples:
       optevolve evaluate runs/demo --tasks cifar10-convnet --seeds 5
+      optevolve evaluate runs/demo --tasks mlp-moons,cifar10-convnet --set trial_steps=200 --set cifar10-convnet.full_steps=8000
     """
     from optevolve import pipeline
 
@@ -187,7 +198,9 @@ def evaluate(
     _with_progress(
         folder,
         json,
-        lambda progress: pipeline.evaluate(folder, tasks=specs, seeds=seeds, workers=workers, device=device, progress=progress),
+        lambda progress: pipeline.evaluate(
+            folder, tasks=specs, seeds=seeds, settings=settings or (), workers=workers, device=device, progress=progress
+        ),
     )
     _show_comparisons(folder, json)
 

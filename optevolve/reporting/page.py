@@ -16,6 +16,7 @@ from markupsafe import Markup
 from optevolve import __version__
 from optevolve.config import RunConfig, Schedule
 from optevolve.errors import ParseError, StudyError
+from optevolve.final_tasks import final_tasks
 from optevolve.records import Measurement, TrainingCurve
 from optevolve.reporting import CURVES, plots
 from optevolve.reporting.drawing import svg
@@ -161,7 +162,8 @@ def _schedules(config: RunConfig) -> dict[str, tuple[Schedule, int]]:
     """Schedules of the stages that train in full, stages with the same one named together."""
     named = {"initial": config.initial.protocol, "evolution": config.evolution.protocol}
     named |= {f"eliminate/{i}": r.protocol for i, r in enumerate(config.rounds, start=1)}
-    named["evaluate"] = config.evaluation.protocol
+    for task, protocol in final_tasks(config).items():
+        named["evaluate" if protocol == config.evaluation.protocol else f"evaluate {task}"] = protocol
     grouped: dict[tuple[Schedule, int], list[str]] = {}
     for name, protocol in named.items():
         grouped.setdefault((protocol.schedule, protocol.full_steps), []).append(name)
@@ -239,7 +241,7 @@ def render_report(
         reference=REFERENCE,
         comparisons=_final(comparisons, baselines),
         tasks_left_out=max(0, len(by_task(comparisons)) - TASKS),
-        decays_tuned=len(config.evaluation.protocol.weight_decays) > 1,
+        decays_tuned=any(len(protocol.weight_decays) > 1 for protocol in final_tasks(config).values()),
         leaders=ranked[:LEADERS],
         leaders_open=LEADERS_OPEN,
         leaders_total=len(ranked),

@@ -13,7 +13,7 @@ from dataclasses import MISSING, fields
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeAlias, TypeGuard, TypeVar
 
 from optevolve.errors import TaskError
 from optevolve.task_spec import nearest
@@ -22,6 +22,7 @@ from optevolve.tasks.base import Task
 __all__ = ["MAIN", "AnyTask", "changed_options", "find", "global_name", "is_task", "listed", "name_of", "same"]
 
 AnyTask: TypeAlias = str | Task | type[Task]  # what functions take for a task: a spec, an instance or a class
+_Item = TypeVar("_Item")
 MAIN = "__main__"  # the module of a script or notebook: found by the process that runs it, sent by value to its workers
 
 
@@ -198,6 +199,6 @@ def global_name(task: Task) -> str | None:
     return None
 
 
-def listed(tasks: Sequence[AnyTask] | AnyTask) -> list[AnyTask]:
+def listed(tasks: Sequence[_Item] | AnyTask) -> list[_Item | AnyTask]:
     """Several tasks, of which one may be given alone."""
     return [tasks] if isinstance(tasks, str | Task | type) else list(tasks)
