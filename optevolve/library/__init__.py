@@ -19,7 +19,7 @@ from optevolve.space.paper_notation import parse_paper
 from optevolve.space.rule import UpdateRule
 from optevolve.space.text import parse, parse_expression
 
-__all__ = ["SCHEDULES", "ZOO", "ZooRule", "rule_or_name", "zoo"]
+__all__ = ["NAMED", "SCHEDULES", "ZOO", "ZooRule", "rule_or_name", "zoo"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class ZooRule:
 
     Attributes:
         name: its key in `ZOO`.
+        title: what people call it, such as "Nesterov momentum".
         rule: what it does.
         summary: in a few words.
         source: who published it, where.
@@ -35,6 +36,7 @@ class ZooRule:
     """
 
     name: str
+    title: str
     rule: UpdateRule
     summary: str
     source: str
@@ -59,7 +61,8 @@ class _Zoo(Mapping[str, ZooRule]):
 
     def __getitem__(self, name: str) -> ZooRule:
         row = _row("rules", name)
-        return ZooRule(name, parse(row["rule"]), row["summary"], row["source"], row.get("learning_rate"))
+        title = row.get("title") or name.capitalize().replace("_static", " without its decays")
+        return ZooRule(name, title, parse(row["rule"]), row["summary"], row["source"], row.get("learning_rate"))
 
     def __iter__(self) -> Iterator[str]:
         return iter(_data()["rules"])
@@ -97,7 +100,21 @@ class _Schedules(Mapping[str, Node]):
         return len(_data()["schedules"])
 
 
+class _Named(Mapping[str, UpdateRule]):
+    """`NAMED`: further forms that have a name, by that name."""
+
+    def __getitem__(self, name: str) -> UpdateRule:
+        return parse(_row("named", name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_data()["named"])
+
+    def __len__(self) -> int:
+        return len(_data()["named"])
+
+
 ZOO: Mapping[str, ZooRule] = _Zoo()
+NAMED: Mapping[str, UpdateRule] = _Named()
 zoo: Mapping[str, UpdateRule] = _Rules()
 SCHEDULES: Mapping[str, Node] = _Schedules()
 
