@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from optevolve.errors import OptevolveError
     from optevolve.integrity import check_integrity, trajectory
     from optevolve.library import zoo
+    from optevolve.library.known import explain
     from optevolve.optim import build
     from optevolve.pipeline import Result, evaluate, report, resume, search
     from optevolve.space import UpdateRule, decay_values, parse
-    from optevolve.space.explain import explain
     from optevolve.space.fingerprint import nearly_same
     from optevolve.space.latex import latex
     from optevolve.space.paper_notation import parse_paper, to_paper
@@ -94,7 +94,7 @@ _HOMES = {
     "decay_values": "optevolve.space",
     "describe": "optevolve.space.show",
     "evaluate": "optevolve.pipeline",
-    "explain": "optevolve.space.explain",
+    "explain": "optevolve.library.known",
     "export": "optevolve.compile",
     "latex": "optevolve.space.latex",
     "load_config": "optevolve.config_text",

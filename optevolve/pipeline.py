@@ -22,6 +22,7 @@ from optevolve.evaluation import Comparison, EvaluationSource, compare
 from optevolve.final_tasks import asked_tasks, final_tasks
 from optevolve.integrity import check_integrity
 from optevolve.library import ZOO
+from optevolve.library.known import said_of
 from optevolve.listening import Listening
 from optevolve.progress import Listener, listener
 from optevolve.records import Job, Measurement, Outcome
@@ -466,6 +467,8 @@ def _write_results(folder: Path, study: Study, config: RunConfig) -> None:
     else:
         return
     provenance = f"Evolved by optevolve {__version__} on task {config.task} with seed {config.seed}: {origin}."
+    if name := said_of(parse(rule)):
+        provenance += f" {name}."
     export(parse(rule), folder / "best_optimizer.py", name="BestOptimizer", provenance=provenance, scores=scores, **tuned)
 
 

@@ -13,7 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from optevolve.cli.terminal import console
+from optevolve.library.known import headline
 from optevolve.records import Measurement, Status
+from optevolve.space import parse
 
 __all__ = ["follow", "picture"]
 
@@ -67,6 +69,6 @@ def picture(title: str, measurements: list[Measurement], rows: list[dict[str, An
     for row in rows:
         if row["fitness"] is not None:
             numbers = (str(row["rank"]), f"{row['fitness']:.4f}", f"{row['learning_rate']:g}" if row["learning_rate"] else "–")
-            rules.add_row(*numbers, Text(str(row.get("stage", ""))), Text(row["rule"]))
+            rules.add_row(*numbers, Text(str(row.get("stage", ""))), Text(headline(parse(row["rule"]))))
     head = Text(f"{title}, {len(measurements)} measured, {state}", style="bold")
     return Group(head, Text(), stages, Text(), rules)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,6 +55,7 @@ def show(
     if rule is None:
         raise typer.BadParameter("Missing RULE: a name of 'optevolve zoo', a rule, or the folder of a run.")
     from optevolve.integrity import LEARNING_RATES, check_integrity
+    from optevolve.library.known import known_as
     from optevolve.space.show import describe
     from optevolve.space.simplify import simplify
 
@@ -62,14 +64,24 @@ def show(
     integrity = {"ok": verdict.ok, "sign": verdict.sign, "reason": verdict.reason}
     integrity |= {"learning_rates": LEARNING_RATES, "losses": verdict.losses.tolist()}
     shown = describe(subject.rule, steps, integrity)
-    simplified = str(simplify(subject.rule))
+    simplified, known = str(simplify(subject.rule)), known_as(subject.rule)
     if plot is not None:
         draw(_drawn(shown), plot)
     if json:
         facts = shown.as_dict()
-        print_json({"rule": facts.pop("native"), **subject.facts, "simplified": simplified, **facts})
+        print_json(
+            {
+                "rule": facts.pop("native"),
+                **subject.facts,
+                "simplified": simplified,
+                "behaves_as": None if known is None else asdict(known),
+                **facts,
+            }
+        )
         return
-    say(shown.native, style="bold")
+    say(simplified, style="bold")
+    if known is not None and known.name != subject.facts.get("name"):
+        say(f"  behaves as: {known}")
     for line in _sheet(shown, subject, simplified):
         say(line)
     if plot is not None:
@@ -78,7 +90,7 @@ def show(
 
 def _sheet(shown: Description, subject: Subject, simplified: str) -> Iterator[str]:
     """Everything about a rule, line by line."""
-    spellings = {"simplified": simplified if simplified != shown.native else "", "paper": shown.paper, "LaTeX": shown.latex}
+    spellings = {"as written": shown.native if simplified != shown.native else "", "paper": shown.paper, "LaTeX": shown.latex}
     for name, value in {**subject.facts, **spellings}.items():
         if value != "":
             yield f"  {name}: {value}"
@@ -132,12 +144,13 @@ def export(
       optevolve export opt6 -o opt6.tex --format latex
     """
     from optevolve.compile import export as write
+    from optevolve.library.known import said_of
 
     subject = find(rule, rank)
     write(
         subject.rule,
         out,
-        provenance=subject.provenance,
+        provenance=". ".join(filter(None, [subject.provenance, said_of(subject.rule)])),
         scores=subject.scores,
         learning_rate=subject.learning_rate,
         weight_decay=subject.weight_decay,

@@ -280,13 +280,17 @@ def _specs(text: str) -> list[str]:
 
 
 def _print_leaderboard(rows: list[dict[str, Any]]) -> None:
+    from optevolve.library.known import headline
+    from optevolve.space import parse
+
     decayed = any(row.get("weight_decay") for row in rows)  # most searches leave it at 0
     again = any(row.get("remeasured") is not None for row in rows)
 
     def cells(row: dict[str, Any]) -> list[Any]:
         decay = [_rate(row["weight_decay"])] if decayed else []
         fresh = [row["remeasured"]] if again else []
-        return [row["rank"], row["fitness"], *fresh, _rate(row.get("learning_rate")), *decay, row["status"], row["rule"]]
+        shown = headline(parse(row["rule"]))
+        return [row["rank"], row["fitness"], *fresh, _rate(row.get("learning_rate")), *decay, row["status"], shown]
 
     columns = ["rank", "fitness", *(["again"] if again else []), "lr", *(["wd"] if decayed else []), "status", "rule"]
     print_table(columns, map(cells, rows), right=["rank", "fitness", "again", "lr", "wd"])

@@ -23,6 +23,7 @@ from optevolve.errors import ExportError
 from optevolve.space.interpret import ReferenceOptimizer
 from optevolve.space.latex import latex
 from optevolve.space.rule import UpdateRule
+from optevolve.space.simplify import simplify
 
 __all__ = ["export", "python_source"]
 
@@ -250,6 +251,8 @@ def _header(
 
 def _about(title: str, rule: UpdateRule, provenance: str, scores: Mapping[str, float] | None) -> list[str]:
     lines = [title, "", *textwrap.wrap(f"Rule: {rule}", 128, subsequent_indent="    ")]
+    if (shorter := simplify(rule)) != rule:
+        lines += textwrap.wrap(f"Simplified: {shorter}", 128, subsequent_indent="    ")
     if provenance:
         lines += ["", *textwrap.wrap(f"Provenance: {provenance}", 128)]
     if scores:

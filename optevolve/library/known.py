@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from optevolve.library import NAMED, ZOO
+from optevolve.space.explain import explain as words_of
 from optevolve.space.expression import Node
 from optevolve.space.interpret import Interpreter
 from optevolve.space.lower import lower
 from optevolve.space.rule import UpdateRule
 from optevolve.space.simplify import simplify
 
-__all__ = ["Known", "headline", "known_as"]
+__all__ = ["Known", "explain", "headline", "known_as", "said_of"]
 
 Array = npt.NDArray[np.float64]
 
@@ -68,8 +69,7 @@ def _times(factor: float) -> str:
 def known_as(rule: UpdateRule) -> Known | None:
     """The optimizer of the zoo that does the same at another learning rate, the first of several; None if there is none.
 
-    Under any schedules of learning rate and momentum: kinds must agree, and a rule with decays behaves as one with the same alone. Takes some
-    milliseconds.
+    Under any schedules of learning rate and momentum: kinds must agree, and so must decays. Takes some milliseconds.
     """
     rule = simplify(rule)
     if lower(rule.expression).draws:  # none of those draws
@@ -84,6 +84,17 @@ def headline(rule: UpdateRule) -> str:
     """The rule in its shortest form, with the name that it is known by in brackets: `nesterov: 2 * g (Nesterov momentum, twice the …)`."""
     known = known_as(rule)
     return str(simplify(rule)) if known is None else f"{simplify(rule)} ({known})"
+
+
+def said_of(rule: UpdateRule) -> str:
+    """What `known_as` found as a clause: Behaves as Nesterov momentum, twice the learning rate. Empty for a rule without a name."""
+    known = known_as(rule)
+    return "" if known is None else f"Behaves as {known}"
+
+
+def explain(rule: UpdateRule) -> str:
+    """A few paragraphs of plain text on what the rule does, for someone who knows gradients and no more; its name first, if it has one."""
+    return "\n\n".join(filter(None, [said_of(rule) and f"{said_of(rule)}.", words_of(rule)]))
 
 
 @cache

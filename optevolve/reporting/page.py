@@ -22,7 +22,7 @@ from optevolve.reporting import CURVES, plots
 from optevolve.reporting.drawing import svg
 from optevolve.reporting.factors import decays_of
 from optevolve.reporting.lineage import Line, Step, lines_of_descent
-from optevolve.reporting.summary import REFERENCE, duration, interval, number, opening, p_text, verdicts
+from optevolve.reporting.summary import REFERENCE, duration, interval, number, opening, p_text, rule_text, verdicts
 from optevolve.reporting.tables import by_task, config_rows, deaths, fitness_of, is_search, leaderboard, stage_costs
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("optevolve.reporting", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    environment.filters.update(clip=_clip, number=number, interval=interval, p=p_text, duration=duration)
+    environment.filters.update(clip=_clip, number=number, interval=interval, p=p_text, duration=duration, rule=rule_text)
     return environment
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from optevolve.config import RunConfig
+from optevolve.errors import ParseError
+from optevolve.library.known import headline
 from optevolve.records import Measurement
 from optevolve.reporting.tables import by_task, is_search, leaderboard, stage_costs
+from optevolve.space import parse
 
 if TYPE_CHECKING:
     from optevolve.evaluation import Comparison
 
-__all__ = ["REFERENCE", "Verdict", "duration", "interval", "number", "opening", "p_text", "verdicts"]
+__all__ = ["REFERENCE", "Verdict", "duration", "interval", "number", "opening", "p_text", "rule_text", "verdicts"]
 
 REFERENCE = "adam"  # the baseline that evolved rules are tested against
 
@@ -39,6 +43,15 @@ def interval(pair: tuple[float, float] | None, digits: int = 4) -> str:
         return f"{number(pair[0], digits)} to {number(pair[1], digits)}"
     decimals = max(0, digits - 1 - math.floor(math.log10(largest)))
     return " to ".join(f"{end:.{decimals}f}".replace("-", "−") for end in pair)
+
+
+@lru_cache(maxsize=1024)
+def rule_text(text: str) -> str:
+    """A rule in its shortest form, with the name that it is known by; what this version cannot read, as it stands."""
+    try:
+        return headline(parse(text))
+    except ParseError:
+        return text
 
 
 def p_text(p: float | None, name: str = "") -> str:

@@ -137,8 +137,12 @@ def test_show_says_all_there_is_about_a_rule(capsys: pytest.CaptureFixture[str])
 
 def test_show_simplifies(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_json(capsys, ["show", "-(-min(g, g))"])["simplified"] == "g"
-    assert "simplified: g\n" in run(capsys, ["show", "-(-min(g, g))"])[1]
-    assert "simplified" not in run(capsys, ["show", "g"])[1]
+    shown = run(capsys, ["show", "-(-min(g, g))"])[1]
+    assert shown.startswith("g\n  behaves as: gradient descent (SGD)\n  as written: --min(g, g)\n")
+    assert "as written" not in run(capsys, ["show", "g"])[1]
+    assert run(capsys, ["show", "nesterov: 2 * g"])[1].splitlines()[1] == "  behaves as: Nesterov momentum, twice the learning rate"
+    assert run_json(capsys, ["show", "nesterov: 2 * g"])["behaves_as"] == {"name": "nesterov", "title": "Nesterov momentum", "factor": 2.0}
+    assert "behaves as" not in run(capsys, ["show", "opt6"])[1]
 
 
 @pytest.mark.parametrize("text", ["Nest ~ bessel_i1e(bessel_i1e([(a13)*(a2)][g]))", "-Mom ~ (v hat)*(sig([(a3)^2][s hat]))", "None ~ g"])
