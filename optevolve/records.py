@@ -9,7 +9,9 @@ from enum import StrEnum
 
 from optevolve.config import Protocol
 
-__all__ = ["Job", "Measurement", "Outcome", "Proposal", "Split", "Status", "TrainingCurve"]
+__all__ = ["SEPARATOR", "Job", "Measurement", "Outcome", "Proposal", "Split", "Status", "TrainingCurve"]
+
+SEPARATOR = ";"  # between the tasks of a job
 
 
 class Status(StrEnum):
@@ -48,6 +50,7 @@ class TrainingCurve:
         weight_decay: decoupled, times the learning rate.
         margin: half the width of the 95 % interval of each score, over the batches that it was measured on, shape (points,); NaN where it
             cannot be had. Not kept in a study, whose outcomes keep the interval that follows.
+        task: spec of the task, where the job names several; empty where it names one. Not kept in a study.
     """
 
     learning_rate: float
@@ -62,6 +65,7 @@ class TrainingCurve:
     seconds: float = 0.0
     weight_decay: float = 0.0
     margin: tuple[float, ...] = field(default=(), repr=False, compare=False)
+    task: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,11 @@ class Job:
     split: Split = Split.VALID
     learning_rate: float | None = None
     weight_decay: float | None = None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Specs of the tasks that `task` names, more than one if they are joined by ";"."""
+        return tuple(self.task.split(SEPARATOR))
 
 
 @dataclass(frozen=True)

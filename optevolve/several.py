@@ -13,14 +13,13 @@ from functools import lru_cache
 
 from optevolve.errors import ConfigError, TaskError
 from optevolve.library import ZOO
-from optevolve.records import Job, Outcome, Status
+from optevolve.records import SEPARATOR, Job, Outcome, Status
 from optevolve.tasks import load
 from optevolve.tasks.cheaper import made_cheaper
 from optevolve.training import untrained_score
 
 __all__ = ["SEPARATOR", "MeasureOne", "join", "measure_all", "split"]
 
-SEPARATOR = ";"
 MeasureOne = Callable[[Job], Outcome]
 
 
@@ -56,6 +55,7 @@ def measure_all(job: Job, measure_one: MeasureOne) -> Outcome:
     halves: list[float] = []
     for task in split(job.task):
         outcome = measure_one(replace(job, task=task))
+        outcome = replace(outcome, curves=tuple(replace(curve, task=task) for curve in outcome.curves))
         outcomes.append(outcome)
         if outcome.status is not Status.COMPLETED or outcome.fitness is None:
             return replace(_spent(outcomes), status=outcome.status, reason=f"{task}: {outcome.reason}")

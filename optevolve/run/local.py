@@ -1,33 +1,35 @@
-"""Making measurements on this machine: in this process, or in a pool of processes that outlives its members."""
+"""Making measurements on this machine: in this process, or in worker processes that are replaced as they die."""
 
 from __future__ import annotations
 
 import signal
 import time
+import weakref
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, CancelledError, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import active_children, resource_tracker
+from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self
-
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from optevolve.errors import OptevolveError
 from optevolve.records import Job, Outcome, Status
 from optevolve.run.definitions import Definitions
 from optevolve.run.limits import TimeLimit
+from optevolve.run.output import OutputLog
+from optevolve.run.process import Arrival, Garbled, Gone, WorkerProcess
 from optevolve.run.spawning import WorkerContext
-from optevolve.run.worker import Measure, measure_safely, name_of, prepare, run_job
+from optevolve.run.worker import Done, Measure, Named, Ready, measure_safely, name_of
 
 __all__ = ["LocalRunner", "SerialRunner"]
 
-_TICK = 0.5  # seconds between looks at the clocks of running jobs
-_GRACE = 2.0  # seconds for what a worker sent, or the pool's own word about its end, to arrive
-_BREAKS = 3  # times in a row that a pool may break before it is given up
+_TICK = 0.25  # seconds between looks at the workers
+_ALONE = 3  # times that a job may lose its worker with no other job beside it
+_BREAKS = 3, 30  # times in a row that workers may exit, or be killed, before they are ready
+_STOPPED = 3600.0  # seconds that a worker may be stopped (SIGSTOP) while the driver is not, until its job is made elsewhere
+_FAMILY = 64  # processes that a measurement may have at a time
+_JOBS = 2000  # that a worker measures until it is replaced
+_LEAK = 2**31  # bytes that it may grow from job to job, where memory is not limited
 
 
 class SerialRunner:
@@ -63,75 +65,75 @@ class SerialRunner:
 
 @dataclass
 class _Run:
-    """A job in the pool."""
+    """A job at hand."""
 
     job: Job
-    slot: int  # where its worker leaves its process id
-    future: ProcessFuture[Outcome]
-    started: float | None = None  # when a worker took it, on the monotonic clock
-    limit: float | None = None  # the time limit that ended it
-    gone: float | None = None  # when its worker was first seen to be gone
+    losses: int = 0  # times that its worker died of a signal with no other job beside it
+    fresh: bool = False  # it is to have a worker that has measured nothing
+    alone: bool = False  # and no other job beside it
 
 
 class LocalRunner:
     """Measures in worker processes, one thread each, started afresh (spawn) so that they share nothing with this one.
 
     A candidate that raises, hangs, exits or crashes costs only its own measurement, a FAILED outcome with the reason; its worker is
-    replaced. Workers ignore Ctrl-C and end with this process, even if it is killed. Environment variables reach the workers as they are
-    when `submit` first starts them.
+    replaced. A worker that a signal kills may be the victim of others, such as of the system when memory runs out: its job is made again,
+    alone, and fails if that kills three workers. Workers ignore Ctrl-C and end with this process, even if it is killed. Environment
+    variables reach a worker as they are when it is started.
 
     Args:
         workers: processes, at least 1.
-        measure: a function of a module, so that workers can import it.
-        time_limit: seconds per measurement, or a `TimeLimit`; None: by the cost of its peers, see `TimeLimit`.
-        memory_limit: bytes that a measurement may allocate beyond what its worker holds at its start, where the system can limit it
-            (Linux); None for no limit.
+        measure: a function of a module, so that workers can import it, or its name, see `worker.name_of`.
+        time_limit: seconds of a worker's own time (see `optevolve.run.own_time`) per measurement, or a `TimeLimit`; None: by the cost of
+            its peers, see `TimeLimit`.
+        memory_limit: bytes that a worker may allocate beyond what it holds when it has started, where the system can limit it (Linux);
+            None for no limit. A worker that its jobs leave a quarter larger is replaced, and what fails in one that is an eighth larger
+            is made again in a new one.
+        logs: folder for what workers print, a bounded file for each; None to let them print where this process does.
+        losses: how often a job may lose its worker to a signal with no other job beside it.
         definitions: what workers cannot import; None for nothing.
+
+    Attributes:
+        capacity: how many jobs it takes at once.
+        offered: data sets that others have put into this machine's cache: name → folder there; may grow.
+        lost: by id of a job that failed because a signal killed its worker each time, what happened.
     """
 
     def __init__(
         self,
         workers: int,
-        measure: Measure,
+        measure: Measure | Named,
         *,
         time_limit: float | TimeLimit | None = None,
         memory_limit: int | None = None,
+        logs: Path | None = None,
+        losses: int = _ALONE,
         definitions: Definitions | None = None,
     ) -> None:
         if workers < 1:
             raise ValueError(f"workers is {workers}, expected at least 1")
         self.capacity = workers
-        self._measure = name_of(measure)
-        self._memory = memory_limit
+        self.lost: dict[str, str] = {}
+        self.offered: dict[str, str] = {}
+        self._measure = measure if isinstance(measure, Named) else name_of(measure)
+        self._memory, self._logs, self._losses = memory_limit, logs, losses
         self._limit = time_limit if isinstance(time_limit, TimeLimit) else TimeLimit(fixed=time_limit)
-        self._runs: dict[str, _Run] = {}
-        self._breaks = 0
-        self._error: OptevolveError | None = None
         self._context = WorkerContext(definitions)
-        self._pids = self._context.RawArray("q", workers)
-        self._pool = self._new_pool()
-
-    def _new_pool(self) -> ProcessPool:
-        return ProcessPool(self.capacity, initializer=prepare, initargs=(self._memory, self._pids), context=self._context)
+        self._arrivals: SimpleQueue[Arrival] = SimpleQueue()
+        self._workers: dict[int, WorkerProcess] = {}  # by the number of their log
+        self._waiting: deque[_Run] = deque()
+        self._running: dict[WorkerProcess, _Run] = {}
+        self._breaks = [0, 0]
+        self._errors: deque[OptevolveError] = deque()
+        self._looked = 0.0
+        weakref.finalize(self, _kill_all, self._workers)  # also where nobody closes this before the interpreter ends
 
     def submit(self, job: Job) -> None:
         """Takes a job for the next free worker."""
-        slot = min(set(range(self.capacity)) - {run.slot for run in self._runs.values()}, default=None)
-        if slot is None:
+        if len(self._waiting) + len(self._running) >= self.capacity:
             raise ValueError(f"{self.capacity} jobs are at hand already, as many as there are workers")
-        self._runs[job.id] = _Run(job, slot, self._schedule(job, slot))
-
-    def _schedule(self, job: Job, slot: int) -> ProcessFuture[Outcome]:
-        self._pids[slot] = 0
-        while True:
-            with _signals_held():  # the first job starts the workers
-                if self._pool.active:
-                    try:
-                        return self._pool.schedule(run_job, args=(self._measure, job, slot))
-                    except RuntimeError:
-                        if self._pool.active:
-                            raise
-            self._mend()
+        self._waiting.append(_Run(job))
+        self._assign()
 
     def collect(self, timeout: float) -> list[tuple[str, Outcome]]:
         """Jobs that ended, with their outcomes; waits up to `timeout` seconds for the first.
@@ -140,103 +142,180 @@ class LocalRunner:
             OptevolveError: what a measurement raised, once the outcomes that came with it have been handed over.
             RuntimeError: if workers cannot be started at all.
         """
-        self._raise_kept()
         end = time.monotonic() + timeout
-        while self._runs:
-            self._end_overdue()
-            self._end_lost()
-            if not self._pool.active:
-                self._mend()
-            left = end - time.monotonic()
-            done, _ = wait([run.future for run in self._runs.values()], max(0.0, min(left, _TICK)), FIRST_COMPLETED)
-            if done or left <= 0:
+        ended: list[tuple[str, Outcome]] = []
+        while self._waiting or self._running:
+            if time.monotonic() - self._looked > _TICK:
+                ended += self._look()
+            self._assign()
+            left = 0.0 if ended else max(0.0, end - time.monotonic())
+            try:
+                arrival = self._arrivals.get(timeout=min(left, _TICK)) if left else self._arrivals.get_nowait()
+            except Empty:
+                if not left:
+                    break
+                continue
+            ended += self._take(arrival)
+            if self._errors and not ended:
                 break
-        else:
+        if not ended and self._errors:
+            raise self._errors.popleft()
+        return ended
+
+    def _assign(self) -> None:
+        """Gives jobs to workers that are ready, and starts workers where there are too few."""
+        while self._waiting and not any(run.alone for run in self._running.values()):
+            run = self._waiting[0]
+            if run.alone and self._running:
+                break
+            idle = [worker for worker in self._workers.values() if worker.ready and worker not in self._running]
+            fit = [worker for worker in idle if not (run.fresh and worker.jobs)]
+            if fit:
+                self._waiting.popleft()
+                self._running[fit[0]] = run
+                fit[0].give(run.job, self.offered)
+                continue
+            starting = sum(not worker.ready for worker in self._workers.values())
+            if starting >= len(self._waiting):
+                break
+            if len(self._workers) == self.capacity:
+                if not idle:
+                    break
+                self._end(idle[0])  # a job that wants a fresh worker
+            self._start()
+
+    def _start(self) -> None:
+        number = min(set(range(self.capacity)) - self._workers.keys())
+        log = None if self._logs is None else OutputLog(self._logs / f"worker-{number}.log")
+        self._workers[number] = WorkerProcess(self._context, self._measure, self._memory, self._arrivals, log)
+
+    def _end(self, worker: WorkerProcess) -> None:
+        for number, each in list(self._workers.items()):
+            if each is worker:
+                del self._workers[number]
+        worker.kill()
+
+    def _look(self) -> list[tuple[str, Outcome]]:
+        """Ends what is over its limits."""
+        self._looked = time.monotonic()
+        ended = []
+        for worker in list(self._workers.values()):
+            worker.look()
+            run = self._running.get(worker)
+            if run is None:
+                continue
+            limit, relatives = self._limit.seconds(run.job), len(worker.time.relatives)
+            if worker.time.seconds > limit:
+                ended.append(self._fail(worker, f"took longer than its time limit of {limit:.3g} s"))
+            elif relatives > _FAMILY:
+                ended.append(self._fail(worker, f"started more than {_FAMILY} processes, which its task or its rule must not"))
+            elif worker.time.stopped > _STOPPED:
+                ended += self._lost(worker, f"was stopped for {_STOPPED:g} s")
+        return ended
+
+    def _take(self, arrival: Arrival) -> list[tuple[str, Outcome]]:
+        """What a worker says; with the outcome, if its job is over."""
+        worker, message = arrival
+        if worker not in self._workers.values():
             return []
-        arrived = []
-        for job_id, run in list(self._runs.items()):
-            if run.future.done() and (outcome := self._outcome(run)) is not None:
-                del self._runs[job_id]
-                arrived.append((job_id, outcome))
-        if not arrived:
-            self._raise_kept()
-        return arrived
+        run = self._running.get(worker)
+        if isinstance(message, Ready):
+            worker.ready, self._breaks = True, [0, 0]
+        elif isinstance(message, Gone):
+            code = worker.exit_code
+            if run is None:
+                self._break(worker, code)
+            elif code is not None and code < 0:
+                return self._lost(worker, _ending(code))
+            else:
+                return self._failure(worker, Outcome(Status.FAILED, reason=f"its worker {_ending(code)}", seconds=worker.time.clock))
+        elif isinstance(message, Garbled) and run is not None:
+            return [self._fail(worker, f"its outcome was lost on the way: {message.reason}")]
+        elif isinstance(message, Done) and run is not None:
+            return self._done(worker, run, message)
+        return []
 
-    def _raise_kept(self) -> None:
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+    def _done(self, worker: WorkerProcess, run: _Run, message: Done) -> list[tuple[str, Outcome]]:
+        worker.time.look()
+        if isinstance(message.found, OptevolveError):
+            self._release(worker, message)
+            self._errors.append(message.found)
+            return []
+        if message.found.status is Status.FAILED:
+            return self._failure(worker, message.found, message)
+        self._limit.learn(run.job, message.found, worker.time.seconds / worker.time.clock if worker.time.clock > 0 else 1.0)
+        self._release(worker, message)
+        return [(run.job.id, message.found)]
 
-    def _end_overdue(self) -> None:
-        now = time.monotonic()
-        for run in self._runs.values():
-            if run.started is None:
-                run.started = now if run.future.running() else None
-            elif run.limit is None and now - run.started > (limit := self._limit.seconds(run.job)):
-                run.limit = limit
-                run.future.cancel()  # type: ignore[no-untyped-call] # ends its worker
+    def _release(self, worker: WorkerProcess, message: Done) -> None:
+        """The worker's job is over; it is replaced if it has measured much, or its jobs leave it larger and larger."""
+        del self._running[worker]
+        worker.grown = message.grown
+        if worker.jobs == 1:
+            worker.settled = worker.grown  # code and data that stay
+        leak = _LEAK if self._memory is None else self._memory // 4
+        if not message.sound or worker.jobs >= _JOBS or worker.grown - worker.settled > leak:
+            self._end(worker)
 
-    def _end_lost(self) -> None:
-        """Ends jobs whose worker left with exit code 0, which the pool takes for a worker that has done its work."""
-        alive = {process.pid for process in active_children()} | {0}
-        now = time.monotonic()
-        for run in self._runs.values():
-            if self._pids[run.slot] in alive or run.future.done():
-                run.gone = None
-            elif run.gone is None:
-                run.gone = now
-            elif now - run.gone > _GRACE:
-                run.future.cancel()  # type: ignore[no-untyped-call]
+    def _fail(self, worker: WorkerProcess, reason: str) -> tuple[str, Outcome]:
+        """Ends a worker for what its job did."""
+        run = self._running.pop(worker)
+        self._end(worker)
+        return run.job.id, Outcome(Status.FAILED, reason=reason, seconds=worker.time.clock)
 
-    def _outcome(self, run: _Run) -> Outcome | None:
-        """What a finished future means; None if the job must wait longer, or its error is to be raised."""
-        try:
-            outcome = run.future.result()
-        except CancelledError:
-            if run.limit is None:
-                return self._failed(run, "its worker exited with code 0")
-            return self._failed(run, f"took longer than its time limit of {run.limit:.3g} s")
-        except ProcessExpired as error:
-            return self._failed(run, f"its worker {_ending(error.exitcode)}")
-        except BrokenProcessPool:
-            self._mend()
-            return None
-        except OptevolveError as error:
-            del self._runs[run.job.id]
-            self._error = error
-            return None
-        except Exception as error:  # noqa: BLE001 - an outcome or error that cannot cross processes is the candidate's failure
-            return self._failed(run, f"its outcome was lost on the way: {type(error).__name__}: {error}")
-        self._breaks = 0
-        self._limit.learn(run.job, outcome)
-        return outcome
+    def _failure(self, worker: WorkerProcess, outcome: Outcome, message: Done | None = None) -> list[tuple[str, Outcome]]:
+        """A job failed by itself; in a worker that other jobs have left larger, it is made again in a new one.
 
-    def _failed(self, run: _Run, reason: str) -> Outcome:
-        self._breaks = 0
-        seconds = 0.0 if run.started is None else time.monotonic() - run.started
-        return Outcome(Status.FAILED, reason=reason, seconds=seconds)
+        Args:
+            worker: its worker.
+            outcome: what came of it.
+            message: that it came in; None if the worker is dead.
+        """
+        run, before = self._running[worker], worker.grown
+        if message is None:
+            del self._running[worker]
+            self._end(worker)
+        else:
+            self._release(worker, message)
+        if self._memory is not None and before > self._memory // 8:
+            run.fresh = True
+            self._waiting.appendleft(run)
+            return []
+        return [(run.job.id, outcome)]
 
-    def _mend(self) -> None:
-        """A pool breaks when a worker dies between two jobs, which is no job's fault: its jobs start anew in a new one."""
-        self._breaks += 1
-        if self._breaks > _BREAKS:
-            raise RuntimeError(f"workers broke {self._breaks} times in a row before measuring anything; see their messages above")
-        self._stop(self._pool)
-        self._pool = self._new_pool()
-        for run in self._runs.values():
-            future = run.future
-            if not future.done() or (not future.cancelled() and isinstance(future.exception(), BrokenProcessPool)):
-                run.future, run.started, run.gone = self._schedule(run.job, run.slot), None, None
+    def _lost(self, worker: WorkerProcess, what: str) -> list[tuple[str, Outcome]]:
+        """A worker died of a signal, and nobody knows whose fault it is: its job is made again alone, unless it was."""
+        run = self._running.pop(worker)
+        self._end(worker)
+        if run.alone or self.capacity == 1:
+            run.losses += 1
+        if run.losses >= self._losses:
+            self.lost[run.job.id] = what
+            reason = f"its worker {what}, {self._losses} times with no other job beside it"
+            return [(run.job.id, Outcome(Status.FAILED, reason=reason, seconds=worker.time.clock))]
+        run.fresh = run.alone = True
+        self._waiting.appendleft(run)
+        return []
+
+    def _break(self, worker: WorkerProcess, code: int | None) -> None:
+        """A worker died that had no job."""
+        self._end(worker)
+        if worker.ready:
+            return
+        killed = code is not None and code < 0
+        self._breaks[killed] += 1
+        if self._breaks[killed] >= _BREAKS[killed]:
+            where = "above" if self._logs is None else f"above or in {self._logs}"
+            raise RuntimeError(
+                f"workers broke {self._breaks[killed]} times in a row before measuring anything (the last {_ending(code)}); "
+                f"see their messages {where}"
+            )
 
     def close(self) -> None:
         """Ends all workers at once; jobs at hand are dropped."""
-        self._runs.clear()
-        self._stop(self._pool)
-
-    @staticmethod
-    def _stop(pool: ProcessPool) -> None:
-        pool.stop()  # type: ignore[no-untyped-call]
-        pool.join()
+        self._waiting.clear()
+        self._running.clear()
+        _kill_all(self._workers)
 
     def __enter__(self) -> Self:
         return self
@@ -245,25 +324,14 @@ class LocalRunner:
         self.close()
 
 
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Keeps Ctrl-C from threads and processes that start here, for they inherit the mask; the caller gets it afterwards.
-
-    A worker ignores it by itself only once it runs, some seconds after it was started.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    # Starting a first process also starts Python's tracker of shared resources, which unblocks Ctrl-C for the thread on its way.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _kill_all(workers: dict[int, WorkerProcess]) -> None:
+    for worker in workers.values():
+        worker.kill()
+    workers.clear()
 
 
 def _ending(code: int | None) -> str:
+    """How a process ended, in words."""
     if code is None or code >= 0:
         return f"exited with code {code}"
     try:

@@ -1,4 +1,4 @@
-"""How jobs are handed to a Ray cluster: one task each, or to long-lived actors, for GPUs. `optevolve.run.ray` decides what ends mean.
+"""How jobs are handed to a Ray cluster: to long-lived actors. `optevolve.run.ray` decides what ends mean.
 
 An actor keeps what a new process would have to make again for every job: its CUDA context, compiled kernels and the data. Jobs go only
 to actors that are there, so that none waits for a node that has left while another actor has nothing to do.
@@ -6,15 +6,19 @@ to actors that are there, so that none waits for a node that has left while anot
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from optevolve.errors import ConfigError
 
-__all__ = ["Actors", "Ended", "Hands", "Tasks"]
+__all__ = ["Actors", "Ended", "SilentError"]
 
 J = TypeVar("J")
+_SILENT = 60.0  # seconds without an answer after which an actor is ended
+_AWAKE = 1.0  # seconds; of longer gaps between two looks no more counts as silence, for the driver was stopped itself
 _BREAKS = 5  # times in a row that actors may end before they are ready until they are given up
 
 
@@ -32,40 +36,16 @@ class Ended(NamedTuple, Generic[J]):
     error: Exception | None
 
 
-class Hands(Protocol[J]):
-    """What takes jobs to the cluster and brings back their ends."""
-
-    def start(self, job: J, arguments: tuple[Any, ...]) -> None:
-        """Takes a job; it waits where there is no room."""
-
-    def wait(self, timeout: float) -> list[Ended[J]]:
-        """Jobs that ended, after at most `timeout` seconds."""
-
-    def close(self) -> None:
-        """Ends everything at hand."""
+class SilentError(Exception):
+    """An actor did not answer, and was ended by force."""
 
 
-class Tasks(Generic[J]):
-    """A Ray task for each job."""
+@dataclass
+class _Pulse:
+    """Whether an actor with a job still answers."""
 
-    def __init__(self, ray: Any, function: Callable[..., Any], options: dict[str, Any]) -> None:
-        self._ray = ray
-        self._remote = ray.remote(max_retries=0, **options)(function)
-        self._running: dict[Any, J] = {}
-
-    def start(self, job: J, arguments: tuple[Any, ...]) -> None:
-        """See `Hands`."""
-        self._running[self._remote.remote(*arguments)] = job
-
-    def wait(self, timeout: float) -> list[Ended[J]]:
-        """See `Hands`."""
-        return [_ended(self._ray, self._running.pop(reference), reference) for reference in _done(self._ray, list(self._running), timeout)]
-
-    def close(self) -> None:
-        """See `Hands`."""
-        for reference in self._running:
-            self._ray.cancel(reference, force=True)
-        self._running.clear()
+    asked: Any  # reference of the answer
+    silent: float = 0.0  # seconds without it, as far as the driver was awake
 
 
 class Actors(Generic[J]):
@@ -73,23 +53,26 @@ class Actors(Generic[J]):
 
     Args:
         ray: the module.
-        kind: class of the actors. `ready()` returns when one may be used; `measure(*arguments)` gives what came of a job, and whether the
-            actor may take another.
+        kind: class of the actors. `ready()` returns when one may be used; `measure(*arguments)` gives what came of a job; `alive()` answers
+            meanwhile.
+        made_of: what actors are made of.
         options: of the actors, such as num_gpus.
         room: how many the cluster has room for now.
     """
 
-    def __init__(self, ray: Any, kind: type, options: dict[str, Any], room: Callable[[], int]) -> None:
-        self._ray, self._room = ray, room
-        self._kind = ray.remote(max_restarts=0, max_task_retries=0, **options)(kind)
+    def __init__(self, ray: Any, kind: type, made_of: tuple[Any, ...], options: dict[str, Any], room: Callable[[], int]) -> None:
+        self._ray, self._room, self._made_of = ray, room, made_of
+        self._kind = ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=2, **options)(kind)
         self._waiting: deque[tuple[J, tuple[Any, ...]]] = deque()
         self._starting: dict[Any, Any] = {}  # reference of readiness → actor
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, J]] = {}  # reference of the job → actor
+        self._pulses: dict[Any, _Pulse] = {}  # by reference of the job
+        self._looked = time.monotonic()
         self._breaks = 0
 
     def start(self, job: J, arguments: tuple[Any, ...]) -> None:
-        """See `Hands`."""
+        """Takes a job; it waits where there is no room."""
         self._waiting.append((job, arguments))
         self._assign()
 
@@ -100,7 +83,7 @@ class Actors(Generic[J]):
             self._busy[actor.measure.remote(*arguments)] = (actor, job)
         more = self._room() - len(self._idle) - len(self._starting) - len(self._busy)
         for _ in range(min(more, len(self._waiting) - len(self._starting))):
-            actor = self._kind.remote()
+            actor = self._kind.remote(*self._made_of)
             self._starting[actor.ready.remote()] = actor
         for _ in range(-more):  # nodes have left: whoever waits for one, or holds what another waits for, goes
             if self._starting and (self._idle or self._busy):
@@ -109,7 +92,7 @@ class Actors(Generic[J]):
                 self._end(self._idle.pop())
 
     def wait(self, timeout: float) -> list[Ended[J]]:
-        """See `Hands`.
+        """Jobs that ended, after at most `timeout` seconds.
 
         Raises:
             ConfigError: if actors end again and again before they are ready.
@@ -120,14 +103,32 @@ class Actors(Generic[J]):
                 self._greet(reference, self._starting.pop(reference))
                 continue
             actor, job = self._busy.pop(reference)
-            _, pair, error = _ended(self._ray, job, reference)
-            found, sound = pair if error is None else (None, isinstance(error, self._ray.exceptions.RayTaskError))
-            ended.append(Ended(job, found, error))
-            if sound:
+            self._pulses.pop(reference, None)
+            end = _ended(self._ray, job, reference)
+            ended.append(end)
+            if end.error is None or isinstance(end.error, self._ray.exceptions.RayTaskError):
                 self._idle.append(actor)
             else:
                 self._end(actor)
+        ended += self._silent()
         self._assign()
+        return ended
+
+    def _silent(self) -> list[Ended[J]]:
+        """Jobs whose actors have not answered for long: stopped by a candidate, or hanging; they are ended by force."""
+        now = time.monotonic()
+        awake, self._looked = min(_AWAKE, now - self._looked), now
+        ended = []
+        for reference, (actor, job) in list(self._busy.items()):
+            pulse = self._pulses.get(reference)
+            if pulse is None or self._ray.wait([pulse.asked], timeout=0)[0]:
+                self._pulses[reference] = _Pulse(actor.alive.remote())
+            elif (silent := pulse.silent + awake) <= _SILENT:
+                pulse.silent = silent
+            else:
+                del self._busy[reference], self._pulses[reference]
+                self._end(actor)
+                ended.append(Ended(job, None, SilentError(f"no answer for {_SILENT:g} s")))
         return ended
 
     def _greet(self, reference: Any, actor: Any) -> None:
@@ -148,13 +149,14 @@ class Actors(Generic[J]):
         self._ray.kill(actor)
 
     def close(self) -> None:
-        """See `Hands`."""
+        """Ends everything at hand."""
         for actor in [*self._idle, *self._starting.values(), *(actor for actor, _ in self._busy.values())]:
             self._end(actor)
         self._waiting.clear()
         self._starting.clear()
         self._idle.clear()
         self._busy.clear()
+        self._pulses.clear()
 
 
 def _done(ray: Any, references: list[Any], timeout: float) -> list[Any]:

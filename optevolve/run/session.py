@@ -71,7 +71,7 @@ def session(
         journal.write("start", version=__version__, driver=driver_name(), study=study.where, runner=workers.runner, workers=number)
         ending = ""
         try:
-            with make_runner(measure, workers, number, definitions_of(tasks)) as runner:
+            with make_runner(measure, workers, number, definitions_of(tasks), logs=folder / "workers") as runner:
                 yield Session(runner, study, [journal, watch, *listeners])
         except BaseException as error:
             ending = f"{type(error).__name__}: {error}"
@@ -81,17 +81,18 @@ def session(
             journal.write("end", finished=not ending, error=ending)
 
 
-def make_runner(measure: Measure, workers: Workers, number: int | None, definitions: Definitions | None = None) -> LocalRunner | RayRunner:
-    """The runner that a config asks for.
+def make_runner(
+    measure: Measure, workers: Workers, number: int | None, definitions: Definitions | None = None, *, logs: Path | None = None
+) -> LocalRunner | RayRunner:
+    """The runner that a config asks for; on this machine, what workers print goes to the folder `logs`.
 
     Raises:
         ConfigError: if it needs Ray, which is not installed or not there.
     """
     memory = None if workers.memory_limit is None else round(workers.memory_limit * 2**30)
     if workers.runner == "local":
-        return LocalRunner(
-            number or available_cores(), measure, time_limit=workers.time_limit, memory_limit=memory, definitions=definitions
-        )
+        number = number or available_cores()
+        return LocalRunner(number, measure, time_limit=workers.time_limit, memory_limit=memory, logs=logs, definitions=definitions)
     return RayRunner(
         measure,
         address=workers.ray_address,

@@ -1,7 +1,9 @@
 """What happens inside a worker process: one thread, no Ctrl-C, and a candidate's failure as an outcome.
 
-Loads nothing heavy itself: the environment must be set before torch is imported, which the first job does.
+Loads nothing heavy itself: the environment must be set before torch is imported, which comes with the function that measures.
 """
+
+from __future__ import annotations
 
 import ctypes
 import importlib
@@ -12,28 +14,21 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, MutableSequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from optevolve.errors import OptevolveError
 from optevolve.records import Job, Outcome, Status
+from optevolve.run.own_time import family
 
-__all__ = [
-    "Measure",
-    "Named",
-    "keep_freed_memory",
-    "limited_memory",
-    "measure_alone",
-    "measure_safely",
-    "name_of",
-    "one_thread",
-    "prepare",
-    "run_job",
-]
+__all__ = ["Done", "Measure", "Named", "Ready", "keep_freed_memory", "measure_safely", "name_of", "one_thread", "serve"]
 
 Measure = Callable[[Job], Outcome]
 
@@ -41,23 +36,69 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEX
 # mallopt(3), in bytes: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD at its highest.
 _MALLOC = {-1: 2**31 - 1, -2: 2**24, -3: 2**25}
 _STATM = Path("/proc/self/statm")
-_memory: int | None = None  # bytes that the job at hand may add to this process
-_pids: MutableSequence[int] = []  # shared with the driver: by slot of a job, the process that took it
+_SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 
 
-def prepare(memory: int | None, pids: MutableSequence[int]) -> None:
-    """Makes this process a worker; run once when it starts.
+@dataclass(frozen=True)
+class Ready:
+    """What a worker says when it can take its first job."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a worker says at the end of a job.
+
+    Attributes:
+        found: what came of it, or an error that the user must mend.
+        grown: bytes of address space that the worker holds beyond what it held when it was ready; 0 where the system gives no account.
+        sound: whether the worker may take another job: a candidate may have broken its CUDA context for good.
+    """
+
+    found: Outcome | OptevolveError
+    grown: int
+    sound: bool
+
+
+def serve(jobs: Connection, output: Connection | None, measure: Named, memory: int | None) -> None:
+    """Makes this process a worker: it measures jobs, one after the other, until it is ended or its driver is gone.
 
     Args:
-        memory: bytes that a job may allocate beyond what the process holds when the job starts; None for no limit.
-        pids: shared with the driver: by slot of a job, the process that took it.
+        jobs: jobs come from here, each with the data sets that others have put into this machine's cache, by name the folder there;
+            `Ready`, then a `Done` for each go back.
+        output: where all that this process prints goes; None to leave it where it is.
+        measure: the function that measures.
+        memory: bytes that this process may allocate beyond what it holds when it is ready; None for no limit.
     """
-    global _memory, _pids
-    _memory, _pids = memory, pids
-    one_thread()
-    keep_freed_memory()
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined] # a task may load its data in processes
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the driver, which ends its workers
     threading.Thread(target=_end_with_driver, daemon=True, name="end-with-driver").start()
+    if output is not None:
+        for standard in (1, 2):
+            os.dup2(output.fileno(), standard)
+        output.close()
+    one_thread()
+    keep_freed_memory()
+    _tie_family()
+    function = measure.find()
+    if memory is not None:
+        _begin_cuda()
+    held = _address_space()
+    _limit_memory(held, memory)
+    jobs.send(Ready())
+    while True:
+        try:
+            job, offered = jobs.recv()
+        except EOFError:
+            return
+        _offer(offered)
+        found = _measured(function, job)
+        _flush()
+        grown = _address_space() - held
+        sound = _cuda_is_sound()
+        try:
+            jobs.send(Done(found, grown, sound))
+        except Exception as error:  # noqa: BLE001 - what a candidate made cannot cross processes: its failure
+            jobs.send(Done(Outcome(Status.FAILED, reason=f"its outcome cannot be sent: {_reason(error)}"), grown, sound))
 
 
 def _end_with_driver() -> None:
@@ -65,7 +106,17 @@ def _end_with_driver() -> None:
     driver = multiprocessing.parent_process()
     if driver is not None:
         driver.join()
+        for relative in family(psutil.Process()):
+            with suppress(psutil.Error):  # it ended by itself
+                relative.kill()
         os._exit(1)
+
+
+def _flush() -> None:
+    """What a candidate printed comes before its end; it may have closed these, or put something else in their place."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
 
 
 @dataclass(frozen=True)
@@ -102,20 +153,7 @@ def name_of(measure: Measure) -> Named:
     return named
 
 
-def run_job(name: Named, job: Job, slot: int) -> Outcome:
-    """Measures a job in a worker of the local pool: `measure_alone`, with limited memory."""
-    _pids[slot] = os.getpid()
-    _limit_memory(_memory)
-    return measure_alone(name, job)
-
-
-def measure_alone(name: Named, job: Job, passing: tuple[type[BaseException], ...] = ()) -> Outcome:
-    """Measures a job in a process made for that, by the function of that name: what `measure_safely` says, with one thread.
-
-    Exceptions of the kinds `passing` pass. The function goes by name because workers receive jobs one at a time: each imports torch on its
-    own time, not while the others wait.
-    """
-    measure = name.find()
+def _measured(measure: Measure, job: Job) -> Outcome | OptevolveError:
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
@@ -123,10 +161,8 @@ def measure_alone(name: Named, job: Job, passing: tuple[type[BaseException], ...
         return measure_safely(measure, job)
     except OptevolveError as error:
         if type(error).__module__ == OptevolveError.__module__:
-            raise
-        raise OptevolveError(str(error)) from None  # a user's own kind of error may not cross processes
-    except passing:
-        raise
+            return error
+        return OptevolveError(str(error))  # a user's own kind of error may not cross processes
     except BaseException as error:  # noqa: BLE001 - no real Ctrl-C comes here: the candidate raised it, and it must not end the driver
         return Outcome(Status.FAILED, reason=_reason(error))
 
@@ -149,29 +185,60 @@ def keep_freed_memory() -> None:
             mallopt(parameter, value)
 
 
-@contextmanager
-def limited_memory(memory: int | None) -> Iterator[None]:
-    """A memory limit for a while, in a process that is not ours alone."""
-    _limit_memory(memory)
+def _tie_family() -> None:
+    """This process ends with the thread that started it, even while a candidate holds the interpreter's lock.
+
+    And what a candidate starts becomes this process's child, when those that started it are gone, so that it is found.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
+    if prctl is not None:
+        prctl(_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _offer(offered: Mapping[str, str]) -> None:
+    if offered:
+        from optevolve.tasks.placement import Offer, offer
+
+        offer({what: Offer(folder, dict) for what, folder in offered.items()})
+
+
+def _begin_cuda() -> None:
+    """Makes the CUDA context, where there is CUDA, lest its address space count as the first candidate's."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.zeros(1, device="cuda")
+
+
+def _cuda_is_sound() -> bool:
+    """Whether CUDA still works in this process, or was never begun."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return True
     try:
-        yield
-    finally:
-        if memory is not None and _STATM.exists():
-            import resource
-
-            hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-            resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+        torch.cuda.synchronize()
+    except RuntimeError:  # an illegal access or a failed assertion on the device ends every later call too
+        return False
+    return True
 
 
-def _limit_memory(memory: int | None) -> None:
-    """Limits the address space to what is in use now plus the allowance; where the system has no such limit or no account, none."""
-    if memory is None or not _STATM.exists():
+def _address_space() -> int:
+    """Bytes of address space in use; 0 where the system gives no account."""
+    if not _STATM.exists():
+        return 0
+    import resource
+
+    return int(_STATM.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+
+
+def _limit_memory(held: int, memory: int | None) -> None:
+    """Limits the address space to what is held plus the allowance; where the system has no such limit or no account, none."""
+    if memory is None or not held:
         return
     import resource
 
-    in_use = int(_STATM.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    limit = in_use + memory
+    limit = held + memory
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 

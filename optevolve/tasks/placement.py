@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from optevolve.errors import DataError
 
-__all__ = ["Files", "Offer", "locked", "note", "offer", "placed", "used"]
+__all__ = ["Files", "Offer", "keep", "locked", "note", "offer", "placed", "used"]
 
 
 class Files(NamedTuple):
@@ -70,14 +70,21 @@ def placed(what: str, cache: Path) -> Path | None:
         DataError: if the cache cannot be written.
     """
     found = _OFFERED.get(what)
-    if found is None:
-        return None
-    target = cache / found.folder
+    return None if found is None else keep(found, cache)
+
+
+def keep(offered: Offer, cache: Path) -> Path:
+    """The folder in the cache with that data set, fetched if it is not there yet.
+
+    Raises:
+        DataError: if the cache cannot be written.
+    """
+    target = cache / offered.folder
     if target.is_dir():
         return target
     with locked(target):
         if not target.is_dir():
-            _write(target, found.fetch())
+            _write(target, offered.fetch())
     return target
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import sys
 import threading
 import time
@@ -60,6 +61,10 @@ def poisoned(job: Job) -> Outcome:
         os._exit(int(rest))
     if word == "segfault":
         ctypes.string_at(0)
+    if word == "kill":
+        os.kill(os.getpid(), getattr(signal, rest))
+    if word == "deadlock":  # in C, with the interpreter's lock
+        ctypes.PyDLL(None).pause()
     if word == "hang":
         while True:
             pass

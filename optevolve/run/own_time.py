@@ -1,0 +1,99 @@
+"""What of the time by the clock a process had for itself: processor time, and the time that it slept of its own accord.
+
+A limit by the clock fails the healthy on a machine that is loaded, suspended or stopped; one on processor time lets a process sleep for
+ever. So both count that are the process's own doing, and waiting for a processor, for a disk, or for a SIGCONT does not.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+__all__ = ["OwnTime", "family"]
+
+_AWAKE = 1.0  # seconds between looks; of longer gaps, in which who looks was away too, no more is taken for sleep
+_KNOWN = 1.0  # seconds for which the descendants are taken as known
+_STOPPED = {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
+_ASLEEP = {psutil.STATUS_SLEEPING, psutil.STATUS_IDLE, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
+_LINUX = sys.platform == "linux"
+_IDLE = 0.02  # share of processor time below which a process is taken for asleep, where the system does not say it
+
+
+class OwnTime:
+    """Own time of a process and its descendants since this was made, as found by looking now and then.
+
+    Attributes:
+        seconds: the own time, never more than the time by the clock.
+        clock: seconds by the clock.
+        stopped: seconds for which the process has been stopped without a break while whoever looks was not.
+        relatives: its descendants at the last look.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.process = psutil.Process(pid)
+        self.relatives: list[psutil.Process] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Counts from now."""
+        self.seconds = self.clock = self.stopped = 0.0
+        self._looked = time.monotonic()
+        self._related = -math.inf
+        self._cpu = 0.0
+        self._cpu, _ = self._look()
+
+    def look(self) -> None:
+        """Takes the time since the last look into account."""
+        now = time.monotonic()
+        elapsed, self._looked = now - self._looked, now
+        cpu, states = self._look()
+        used, self._cpu = max(0.0, cpu - self._cpu), cpu
+        self.clock += elapsed
+        awake = min(elapsed, _AWAKE)
+        self.stopped = self.stopped + awake if states & _STOPPED else 0.0
+        asleep = states <= _ASLEEP if _LINUX else not states & _STOPPED and used < _IDLE * elapsed
+        self.seconds += min(elapsed, max(used, awake if asleep else 0.0))
+
+    def _look(self) -> tuple[float, set[str]]:
+        """Processor time so far, and what the process and its descendants are doing."""
+        if time.monotonic() - self._related > _KNOWN:
+            self.relatives, self._related = family(self.process), time.monotonic()
+        total = 0.0
+        states: set[str] = set()
+        for process in (self.process, *self.relatives):
+            try:
+                with process.oneshot():
+                    times = process.cpu_times()
+                    states.add(process.status())
+            except psutil.Error:
+                continue
+            total += times.user + times.system
+            if process is self.process:
+                total += times.children_user + times.children_system
+        # Of a descendant that ended unseen, some is lost.
+        return max(total, self._cpu), states
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """The descendants of a process that are alive."""
+    try:
+        if not Path(f"/proc/{process.pid}/task/{process.pid}/children").exists():
+            return process.children(recursive=True)  # reads every process of the machine
+        found = [process]
+        for each in found:  # which grows meanwhile
+            found += [psutil.Process(child) for child in _children(each.pid)]
+        return found[1:]
+    except psutil.Error:  # one ended meanwhile
+        return []
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        files = [task.read_text(encoding="ascii") for task in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:
+        return []
+    return [int(child) for text in files for child in text.split()]
