@@ -313,11 +313,13 @@ class Workers:
 
     Attributes:
         runner: "local": processes of this machine; "ray": a Ray cluster.
-        time_limit: seconds that a measurement may take. None: ten times what its peers need, at least two minutes.
-        memory_limit: GiB that a measurement may allocate beyond what its worker holds. None: no limit.
+        time_limit: seconds of its worker's own time that a measurement may take: processor time, and what it sleeps; not what it waits
+            for a processor or is stopped. None: ten times what the steps of its protocol cost its peers, at least two minutes.
+        memory_limit: GiB that a worker may allocate beyond what it holds when it has started. None: no limit.
         ray_address: of the cluster: "auto", "ray://HOST:10001"; empty for the cluster in RAY_ADDRESS, else a Ray of this machine alone.
         cpus, gpus: share of a node that a measurement takes on Ray; fractions put several on one.
-        retries: how often a measurement that was lost with its worker or node is made again on Ray.
+        retries: how often a measurement that was lost with its worker or node is made again on Ray beside others; then it is made alone,
+            and what is lost alone is its candidate's failure.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _NO_OTHER_KEYS

@@ -50,7 +50,6 @@ CONFINED = {
     "ray": ["run/ray.py"],
     "sqlalchemy": ["run/store.py", "run/store/", "run/migrations/"],
     "alembic": ["run/store.py", "run/store/", "run/migrations/"],
-    "psutil": ["run/own_time.py", "run/process.py", "run/worker.py"],
     "typer": ["cli.py", "cli/"],
     "jinja2": ["reporting/"],
     "matplotlib": ["reporting/", "cli.py", "cli/"],
