@@ -9,7 +9,7 @@ import pytest
 from optevolve.config import RunConfig, Search
 from optevolve.config_text import apply_settings, preset
 from optevolve.errors import StudyError
-from optevolve.records import Measurement
+from optevolve.records import Job, Measurement, Outcome, Status
 from optevolve.run.driver import drive
 from optevolve.run.folder import config_of, open_run, read_run
 from optevolve.run.local import SerialRunner
@@ -116,8 +116,12 @@ def test_more_particles_are_refused_where_all_particles_share_a_population(tmp_p
 
 def test_another_config_is_refused_with_the_difference_and_what_to_do(tmp_path: Path) -> None:
     config = preset("quick")
-    with open_run(tmp_path, config):
+    with open_run(tmp_path, replace(config, seed=5)):
         pass
+    with open_run(tmp_path, config) as (study, found):  # nothing was measured: the folder is free
+        assert found == config == config_of(study)
+        job = Job("initial/0000", "g", config.task, config.initial.protocol, 0)
+        study.record(Measurement("initial", job, Outcome(Status.COMPLETED, 0.5, 0.1)))
 
     def refusal(other: RunConfig) -> str:
         with pytest.raises(StudyError) as caught, open_run(tmp_path, other):
