@@ -11,6 +11,13 @@ from optevolve.config import Compute, Protocol
 from optevolve.errors import DataError
 from optevolve.records import Job, Outcome, Status, TrainingCurve
 
+_LEAKED: list[bytearray] = []
+
+
+def _spin() -> None:
+    while True:
+        pass
+
 
 class OwnError(DataError):
     """An error that cannot be unpickled."""
@@ -65,6 +72,31 @@ def poisoned(job: Job) -> Outcome:
         os.kill(os.getpid(), getattr(signal, rest))
     if word == "deadlock":  # in C, with the interpreter's lock
         ctypes.PyDLL(None).pause()
+    if word == "leak":
+        _LEAKED.append(bytearray(int(rest)))
+    if word == "raise-long":
+        raise ValueError("x" * int(rest))
+    if word == "reason":
+        return Outcome(
+            Status.FAILED, reason="y" * int(rest), curves=(TrainingCurve(0.1, 0, (1,), (1.0,), (0.0,), (0.0,), reason=rest * 9999),)
+        )
+    if word == "print":
+        for _ in range(int(rest) // 1000):
+            print("z" * 999)
+    if word == "fork":  # without end, slowly, and each on its own as soon as it is there
+        while True:
+            if not os.fork():
+                os.setsid()
+                time.sleep(600)
+            time.sleep(0.01)
+    if word == "stop":
+        os.kill(os.getppid() if rest == "parent" else os.getpid(), signal.SIGSTOP)
+    if word == "close":
+        os.closerange(0, 100)
+    if word == "thread":
+        threading.Thread(target=_spin, daemon=True).start()
+    if word == "chdir":
+        os.chdir("/")
     if word == "hang":
         while True:
             pass
