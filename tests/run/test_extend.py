@@ -26,6 +26,12 @@ def go(study: Study, search: Search, seed: int = 0) -> Session:
     return work
 
 
+def begin(study: Study, config: RunConfig) -> None:
+    """A first measurement."""
+    job = Job("initial/0000", "g", config.task, config.initial.protocol, 0)
+    study.record(Measurement("initial", job, Outcome(Status.COMPLETED, 0.5, 0.1)))
+
+
 def stored(study: Study) -> list[tuple[object, ...]]:
     """Everything but clocks, in the order of asking."""
     return [(m, m.outcome.curves, m.proposal and m.proposal.rejected) for m in study.measurements()]
@@ -120,8 +126,7 @@ def test_another_config_is_refused_with_the_difference_and_what_to_do(tmp_path: 
         pass
     with open_run(tmp_path, config) as (study, found):  # nothing was measured: the folder is free
         assert found == config == config_of(study)
-        job = Job("initial/0000", "g", config.task, config.initial.protocol, 0)
-        study.record(Measurement("initial", job, Outcome(Status.COMPLETED, 0.5, 0.1)))
+        begin(study, config)
 
     def refusal(other: RunConfig) -> str:
         with pytest.raises(StudyError) as caught, open_run(tmp_path, other):
@@ -136,8 +141,8 @@ def test_another_config_is_refused_with_the_difference_and_what_to_do(tmp_path: 
 
 def test_workers_and_data_may_differ_from_one_sitting_to_the_next(tmp_path: Path) -> None:
     config = preset("quick")
-    with open_run(tmp_path, config):
-        pass
+    with open_run(tmp_path, config) as (study, _):
+        begin(study, config)
     other = apply_settings(config, ["workers.runner=ray", "workers.memory_limit=2.0", "data=elsewhere"])
     with open_run(tmp_path, other) as (_, found):
         assert found == other
