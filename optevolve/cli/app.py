@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from optevolve import __version__
-from optevolve.cli import calibrate, catalogue, compare, rules, runs
+from optevolve.cli import calibrate, catalogue, compare, rules, runs, upkeep
 from optevolve.cli.terminal import error_line
 from optevolve.errors import OptevolveError
 
@@ -31,6 +31,8 @@ app.command("evaluate", rich_help_panel="Runs")(runs.evaluate)
 app.command("compare", rich_help_panel="Runs")(compare.compare)
 app.command("calibrate", rich_help_panel="Runs")(calibrate.calibrate)
 app.command("report", rich_help_panel="Runs")(runs.report)
+app.command("verify", rich_help_panel="Runs")(upkeep.verify)
+app.command("backup", rich_help_panel="Runs")(upkeep.backup)
 app.command("show", rich_help_panel="Rules")(rules.show)
 app.command("export", rich_help_panel="Rules")(rules.export)
 app.command("zoo", rich_help_panel="Rules")(catalogue.zoo)

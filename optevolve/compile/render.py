@@ -65,6 +65,9 @@ def number_term(value: float) -> Term:
     return Term(text, NUMBER, value, _NEGATION if text[0] == "-" else _ATOM)
 
 
+_LARGEST = float(np.finfo(np.float32).max)
+
+
 @cache
 def _tree(formula: str) -> ast.expr:
     return ast.parse(formula, mode="eval").body
@@ -141,9 +144,17 @@ class _Renderer:
             # `1 - 0.9` says more than 0.09999999999999998, and Python folds it to the same.
             keep = strength in (_SUM, _PRODUCT) and all(term.strength == _ATOM and math.isfinite(term.value) for term in terms)
             return Term(text(terms), NUMBER, folded.value, strength) if keep and math.isfinite(folded.value) else folded
+        if level == TENSOR:
+            terms = [_in_float32(term) for term in terms]
         if level == TENSOR and self.hoist:
             terms = [self.hoist(term) if term.level == SCALAR else term for term in terms]
         return Term(text(terms), level, 0.0, strength)
+
+
+def _in_float32(term: Term) -> Term:
+    """A number as it meets a tensor: beyond float32 it is infinite, and spelled so, for some of torch's functions refuse it otherwise."""
+    beyond = term.level == NUMBER and math.isfinite(term.value) and abs(term.value) > _LARGEST
+    return number_term(math.copysign(math.inf, term.value)) if beyond else term
 
 
 def _unfolded(*_: Any) -> float:

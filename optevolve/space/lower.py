@@ -8,7 +8,7 @@ numbers), and gives each stateful operator its buffer; operators that keep the s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -87,6 +87,10 @@ class Program:
     needs_total_steps: bool = False
 
 
+def _formula(row: Operator, args: Sequence[Value | None]) -> str:
+    return _POWERS.get(args[1], row.formula) if row.name == "power" else row.formula
+
+
 class _Lowering:
     def __init__(self) -> None:
         self.values: dict[Node, Value] = {}
@@ -112,7 +116,13 @@ class _Lowering:
         if not node.args:
             return node.name != NUMBER and LEAVES[node.name].tensor
         row = OPERATORS[node.name]
-        return bool(row.random) or not row.elementwise or any(self.values.get(arg) in self.tensors for arg in node.args)
+        if row.random or not row.elementwise:
+            return True
+        values = [self.values.get(arg) for arg in node.args]
+        if not row.state:  # `left(1, g)` is a number: what a formula does not read makes no tensor of it
+            words = _WORD.findall(_formula(row, values))
+            values = [value for name, value in zip("xy", values, strict=False) if name in words]
+        return any(value in self.tensors for value in values)
 
     def _compute(self, node: Node) -> Value:
         if node.name == NUMBER:
@@ -136,7 +146,7 @@ class _Lowering:
         bindings: dict[str, Value] = dict(zip("xy", args, strict=False))
         bindings |= dict(zip((p.name for p in row.params), node.params, strict=True))
         self.elementwise &= row.elementwise
-        formula = _POWERS.get(args[1], row.formula) if row.name == "power" else row.formula
+        formula = _formula(row, args)
         if row.state:
             state = self._state(row, bindings, node.params)
             if row.formula == "new":
@@ -186,7 +196,7 @@ class _Lowering:
 
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
-_POWERS: dict[Value, str] = {2.0: "x * x", 3.0: "x * x * x"}  # exact and much cheaper than a general power
+_POWERS: dict[Value | None, str] = {2.0: "x * x", 3.0: "x * x * x"}  # exact and much cheaper than a general power
 
 
 @lru_cache(maxsize=4096)

@@ -236,9 +236,12 @@ class _Reader:
     def _number(self, index: int) -> tuple[Node, int] | None:
         negative = self.tokens[index][0] == "-"
         token = self.tokens[index + negative][0] if index + negative < len(self.tokens) else ""
-        if (not token[:1].isdigit() and token[:1] != ".") or token == ".":
+        if not (token[:1].isdecimal() or token[:1] == ".") or token == ".":  # `⑶` is a digit of Unicode and no decimal
             return None
-        value = float(token)
+        try:
+            value = float(token)
+        except ValueError:
+            raise self._error(f"Number {_short(token)} is none", index, "Expected a decimal number such as 0.1 or 1e-3.") from None
         if value == float("inf"):
             raise self._error(f"Number {_short(token)} is too large", index, "Expected a finite number.")
         return Node(NUMBER, (), (-value if negative else value,)), index + negative + 1

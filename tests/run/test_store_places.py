@@ -154,3 +154,13 @@ def test_a_server_that_cannot_be_reached_is_named_without_its_password() -> None
     ) as caught:
         Study.open(url, patience=2)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"username": "nobody_here"}, "refused the login"), ({"database": "no_such"}, "there is no such database")],
+)
+def test_a_server_that_refuses_says_why(postgres: str, change: dict[str, str], said: str) -> None:
+    url = sa.make_url(postgres).set(**change).render_as_string(hide_password=False)
+    with pytest.raises(StudyError, match=rf"cannot be used: .*{said}"):
+        Study.open(url, patience=2)

@@ -185,3 +185,9 @@ def test_every_decay_matches_the_authors_program(shared: Path) -> None:
         assert values.shape == (reference["total_steps"],)
         np.testing.assert_allclose(values[reference["at_steps"]], case["values"], rtol=0, atol=1e-5, err_msg=case["expr"])
         assert to_paper_decay(parse_paper_decay(case["expr"])) == case["expr"]
+
+
+@pytest.mark.parametrize("text", ["⑶", "²", "½", "Nest ~ ⑶", "norm(²)", "1²", "-⑶", ".⑶", "Ⅷ", "[⑶][g]"])
+def test_digits_that_are_no_decimals_are_refused(text: str) -> None:
+    with pytest.raises(ParseError):
+        parse_paper(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,14 @@ _MEANINGS = {
     "57P": "the server is shutting down. Run again when it is back; everything stored before is kept",
 }
 _UNREACHABLE = "the server cannot be reached. Check that it runs and that the URL is right, and run again; everything stored before is kept"
+# While a connection is made there is no SQLSTATE, only words of the server or of its client library: the first that fits.
+_REFUSALS = {
+    r"password|no pg_hba\.conf entry|authentication|role .* (does not exist|is not permitted)": _MEANINGS["28"],
+    r"database .* does not exist": _MEANINGS["3D"],
+    r"too many (clients|connections)|connection slots": _MEANINGS["53"],
+    r"starting up|shutting down|recovery mode": "the server is not ready. Run again when it is; everything stored before is kept",
+    r"FATAL": "the server refused the connection for the reason given here. Mend it and run again; everything stored before is kept",
+}
 _SESSION = {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}  # frees the lock of a lost host
 _SCHEMA_KEY = 0x6F7074  # advisory lock on changes of the schema
 
@@ -63,7 +72,7 @@ class PostgresDatabase(Place):
             state = getattr(error.orig, "sqlstate", None) or ""
             meaning = next((words for start, words in _MEANINGS.items() if state.startswith(start)), None)
             if meaning is None and isinstance(error, OperationalError):
-                meaning = _UNREACHABLE
+                meaning = next((words for sign, words in _REFUSALS.items() if re.search(sign, str(error.orig))), _UNREACHABLE)
             if meaning is None:
                 raise
             raise StudyError(f"The store {self.shown} cannot be used: {meaning}. ({_first_line(error.orig)})") from error
