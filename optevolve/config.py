@@ -40,7 +40,7 @@ Momentum: TypeAlias = Annotated[float, Interval(ge=0, lt=1)]
 WeightDecay: TypeAlias = Annotated[float, Interval(ge=0, le=1e6)]
 Length: TypeAlias = Annotated[float, Interval(ge=0, le=1e12)]
 
-_NO_OTHER_KEYS: dict[str, Any] = {"extra": "forbid"}
+_NO_OTHER_KEYS: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from optevolve.config import EliminationRound, Evaluation, FinalTask, Protocol, ProtocolTable, RunConfig
+from optevolve.config_bounds import require_bounds
 from optevolve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def validated(table: dict[str, Any], source: str) -> RunConfig:
     """
     from pydantic import ValidationError
 
+    require_bounds(table, source)
     table = _with_grammar_read(table, source)
     try:
         # By way of JSON, since pydantic's strict mode takes lists for tuples and tables for dataclasses only there.
@@ -125,6 +127,11 @@ def _check(config: RunConfig, source: str) -> None:
         if value not in known:
             expected = f"one of {', '.join(known)}" if len(known) <= 10 else "a rule of 'optevolve zoo'"
             raise ConfigError(f"{source}: {key}: expected {expected}, got {value!r}.{nearest(value, known)}")
+    for key, values in _lists(config):
+        twice = [value for number, value in enumerate(values[:1000]) if value in values[:number]]
+        if twice or len(values) > 1000:
+            got = f"got {shown(twice[0])} twice. Remove one." if twice else f"and at most 1000, got {len(values)}."
+            raise ConfigError(f"{source}: {key}: expected each value once, {got}")
     if config.search.particles > config.search.population:
         raise ConfigError(
             f"{source}: search.particles: expected at most search.population ({config.search.population}), "
@@ -137,6 +144,19 @@ def _check(config: RunConfig, source: str) -> None:
             )
 
 
+def _lists(config: RunConfig) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Lists whose values each stand for something to be measured, with their dotted keys."""
+    yield "evaluation.baselines", config.evaluation.baselines
+    yield "evaluation.tasks", config.evaluation.tasks
+    stages = {"initial": config.initial, "evolution": config.evolution}
+    rounds = {f"elimination.{number}": budget for number, budget in enumerate(config.elimination)}
+    for name, stage in (stages | rounds).items():
+        yield f"{name}.more_tasks", stage.more_tasks
+    for name, owner in (stages | rounds | {"evaluation": config.evaluation}).items():
+        for field in ("learning_rates", "first_learning_rates", "weight_decays"):
+            yield f"{name}.protocol.{field}", getattr(owner.protocol, field)
+
+
 _BOUNDS = {"greater_than_equal": "at least", "greater_than": "more than", "less_than_equal": "at most", "less_than": "less than"}
 _EXPECTED = {
     "int": "a whole number",
@@ -144,6 +164,7 @@ _EXPECTED = {
     "string": "text",
     "bool": "true or false",
     "tuple": 'a list, such as ["adam", "sgd"] or [0.1, 0.01]',
+    "finite_number": "a finite number",
     "dict": "a table",
     "dataclass": "a table",
     "dataclass_exact": "a table",

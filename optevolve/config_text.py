@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, cast, get_args, get_origin
 
 from optevolve.config import PROTOCOLS, EliminationRound, FinalTask, Options, RunConfig
+from optevolve.config_bounds import require_bounds, require_text_bounds
 from optevolve.config_check import NONE, hints_of, nearest, shown, unknown_key, validated
 from optevolve.errors import ConfigError
 from optevolve.space.grammar import changed
@@ -108,10 +109,14 @@ def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
 
 def from_toml(text: str, base: RunConfig | None = None, source: str = "config") -> RunConfig:
     """The config in TOML text; see `load_config`. `source` names the text in messages."""
+    require_text_bounds(text, source)
     try:
         table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{source} is no TOML: {error}. Expected lines such as 'seed = 0' under tables such as '[search]'.") from error
+        require_bounds(table, source)
+    except (ValueError, RecursionError) as error:  # a ValueError is also what a whole number of thousands of digits gives
+        raise ConfigError(
+            f"{source} is no TOML: {str(error)[:500]}. Expected lines such as 'seed = 0' under tables such as '[search]'."
+        ) from error
     chosen = table.pop("preset", None)
     if chosen is not None:
         if not isinstance(chosen, str):
@@ -140,6 +145,7 @@ def apply_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
     """
     values: list[tuple[str, Any]] = []
     for setting in settings:
+        require_text_bounds(setting, f"--set {setting[:60]}")
         key, equals, text = setting.partition("=")
         key = key.strip()
         if not equals or not key:
@@ -224,7 +230,11 @@ def checked(config: RunConfig) -> RunConfig:
     Raises:
         ConfigError: if any of it is unknown or out of range.
     """
-    return validated(_plain(config), "config")
+    try:
+        table = _plain(config)
+    except RecursionError as error:
+        raise ConfigError("config: expected a few tables within each other, got one that is too deep or holds itself.") from error
+    return validated(table, "config")
 
 
 def assemble(
@@ -389,7 +399,7 @@ def _protocol(name: Any, source: str) -> Table:
 def _value(text: str) -> Any:
     try:
         table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
     return table["value"] if table.keys() == {"value"} else text
 

@@ -17,7 +17,7 @@ PACKAGE = Path(optevolve.__file__).parent
 # Lowest first. A part may import from lower rows and from itself; parts that share a row do not know each other.
 LAYERS: list[set[str]] = [
     {"errors", "config"},
-    {"records", "task_spec"},
+    {"records", "task_spec", "config_bounds"},
     {"schedule"},
     {"space"},
     {"integrity", "algorithms", "compile", "library"},
@@ -63,6 +63,7 @@ FREE_OF_TORCH = [
     "config.py",
     "records.py",
     "task_spec.py",
+    "config_bounds.py",
     "config_check.py",
     "config_text.py",
     "final_tasks.py",

@@ -26,11 +26,11 @@ from optevolve.errors import ConfigError
 from optevolve.final_tasks import final_tasks
 
 counts = st.integers(1, 10**6)
-rates = st.lists(st.floats(1e-30, 1e6), min_size=1, max_size=4).map(tuple)
+rates = st.lists(st.floats(1e-30, 1e6), min_size=1, max_size=4, unique=True).map(tuple)
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
 options = st.dictionaries(
     texts.filter(bool),
-    st.booleans() | st.integers(-(2**62), 2**62) | st.floats(allow_nan=False) | texts.filter(lambda t: t != "none"),
+    st.booleans() | st.integers(-(2**62), 2**62) | st.floats(allow_nan=False, allow_infinity=False) | texts.filter(lambda t: t != "none"),
     max_size=3,
 )
 schedules = st.builds(
@@ -50,7 +50,7 @@ protocols = st.builds(
     epoch_steps=st.integers(1, 100),
     trial_epoch_steps=st.integers(1, 100),
     first_floor=st.none() | st.floats(-1e3, 1e3),
-    floor=st.none() | st.floats(allow_nan=False),
+    floor=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     trial_floor_epoch=counts,
     floor_epoch=counts,
     judge=st.sampled_from(["best", "last"]),
@@ -97,7 +97,7 @@ configs = st.builds(
     ).map(tuple),
     evaluation=st.builds(
         Evaluation,
-        tasks=st.lists(texts | budgeted, max_size=3).map(tuple),
+        tasks=st.lists(texts | budgeted, max_size=3, unique_by=str).map(tuple),
         task_options=options,
         baselines=st.sampled_from([("adam",), ("sgd", "adam"), ()]),
         seeds=counts,
