@@ -225,7 +225,8 @@ def test_a_final_task_has_a_budget_over_the_evaluations() -> None:
     assert list(final_tasks(mixed).values()) == [mixed.evaluation.protocol, dataclasses.replace(FAST, full_steps=7)]
     settings = ["evaluation.tasks.1.protocol.schedule.warmup=0.2", 'evaluation.tasks=["digits", "mlp-moons"]']
     assert final_tasks(apply_settings(mixed, settings))["mlp-moons"].schedule.warmup == 0.2
-    assert list(final_tasks(from_toml('evaluation.tasks = ["digits", "digits"]'))) == ["digits"]
+    with pytest.raises(ConfigError, match="expected each value once"):
+        from_toml('evaluation.tasks = ["digits", "digits"]')
     in_python = dataclasses.replace(config, evaluation=Evaluation(tasks=("digits", FinalTask("mlp-moons", protocol={"full_steps": 9}))))
     assert final_tasks(checked(in_python))["mlp-moons"] == dataclasses.replace(Protocol(judge="last"), full_steps=9)
 
