@@ -28,6 +28,7 @@ from optevolve.listening import Listening
 from optevolve.progress import Listener, listener
 from optevolve.reporting.contest import write_plot
 from optevolve.run.definitions import definitions_of
+from optevolve.run.early_end import Hopeful
 from optevolve.run.folder import FREE, config_of, write_text
 from optevolve.run.session import require_device, session
 from optevolve.run.store import Study
@@ -102,6 +103,7 @@ def compare(
     folder = Path(out)
     place = folder / "study.db"
     source = EvaluationSource(contestants, specs, config.evaluation.protocol, seeds=seeds, seed=seed)
+    tunings = source.tunings([contestant.name for contestant in contestants])
     total = len(contestants) * len(set(specs)) * (1 + seeds)
     listeners = [] if told is None else [Listening(told, lambda _: "comparison", lambda _: total)]
     with Study.open(place) if place.exists() else Study.create(place, to_toml(config)) as study:
@@ -112,7 +114,7 @@ def compare(
             with session(
                 study, partial(surrogate.measure, compute=config.compute), config.workers, workers, folder, tasks=specs, listeners=listeners
             ) as work:
-                work(source, _LOOKAHEAD)
+                work(Hopeful(source, lambda _, job: "contestants" if job.id in tunings else "", lambda _: len(tunings)), _LOOKAHEAD)
             study.finish()
         finally:
             if told is not None:

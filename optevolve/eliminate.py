@@ -114,6 +114,7 @@ class EliminationSource:
 
     Attributes:
         survivors: who is left after the rounds told so far, best first; in the end, the result. Empty if nobody completed a round.
+        stages: the rounds that began, in order.
         done: whether all rounds are over.
     """
 
@@ -123,6 +124,7 @@ class EliminationSource:
         check_names(contestants)
         self.survivors = list(contestants)
         self.done = False
+        self.stages: list[str] = []
         self._rounds = deque(enumerate(rounds, start=1))
         self._task, self._seed, self._over_tasks = task, seed, over_tasks
         self._keep = 0
@@ -138,6 +140,7 @@ class EliminationSource:
             return
         number, budget = self._rounds.popleft()
         self._keep, self._prefix = budget.keep, f"eliminate/{number}"
+        self.stages.append(self._prefix)
         task = task_of_round(budget, self._task)
         self._seeds = budget.seeds
         self._jobs = deque()

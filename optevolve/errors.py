@@ -3,7 +3,7 @@
 Every message says what was expected, what was found and what to do. Programming errors are not here: they raise as they are.
 """
 
-__all__ = ["ConfigError", "DataError", "ExportError", "OptevolveError", "ParseError", "StudyError", "TaskError"]
+__all__ = ["ConfigError", "DataError", "ExportError", "OptevolveError", "ParseError", "RunEndedError", "StudyError", "TaskError"]
 
 
 class OptevolveError(Exception):
@@ -36,6 +36,10 @@ class DataError(OptevolveError):
 
 class StudyError(OptevolveError):
     """A run folder or store that cannot be opened, written or resumed."""
+
+
+class RunEndedError(StudyError):
+    """A run that ended before its end, because nothing could come of it any more: all candidates of a stage, or all baselines, failed."""
 
 
 class ExportError(OptevolveError):

@@ -12,7 +12,7 @@ test split, for all alike; the default, "last", is not.
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,8 +61,13 @@ class EvaluationSource:
         tuning = seed_for(seed, _TUNE)
         pairs = [(task, contestant) for task in dict.fromkeys(tasks) for contestant in contestants]
         self._tuning = {job.id: job for job in (Job(f"tune/{t}/{c.name}", c.rule, t, own.get(t, protocol), tuning) for t, c in pairs)}
+        self._names = dict(zip(self._tuning, (contestant.name for _, contestant in pairs), strict=True))
         self._jobs: deque[tuple[str, Job]] = deque(("tune", job) for job in self._tuning.values())
         self._awaited: set[str] = set()
+
+    def tunings(self, names: Collection[str]) -> set[str]:
+        """Ids of the tunings of contestants, on all tasks."""
+        return {job_id for job_id, name in self._names.items() if name in names}
 
     @property
     def done(self) -> bool:

@@ -17,7 +17,7 @@ from optevolve.compile import export
 from optevolve.config import FinalTask, Options, Protocol, RunConfig, Stage
 from optevolve.config_text import assemble, on_device, to_toml
 from optevolve.eliminate import Contestant, EliminationSource, contenders, seed_for, task_of_round
-from optevolve.errors import ConfigError, StudyError
+from optevolve.errors import ConfigError, RunEndedError, StudyError
 from optevolve.evaluation import Comparison, EvaluationSource, compare
 from optevolve.final_tasks import asked_tasks, final_tasks
 from optevolve.integrity import check_integrity
@@ -31,6 +31,7 @@ from optevolve.reporting import leaderboard as ranked
 from optevolve.reporting.figures import write_figures
 from optevolve.run.definitions import definitions_of
 from optevolve.run.driver import Ask
+from optevolve.run.early_end import ALIKE, Hopeful, ended, name_of_stage, require_completed, worst_outcomes
 from optevolve.run.folder import has_run, open_run, read_run
 from optevolve.run.session import Session, require_device, session
 from optevolve.run.store import Study
@@ -40,7 +41,7 @@ from optevolve.space import UpdateRule, parse
 from optevolve.space.grammar import grammar
 from optevolve.tasks import AnyTask, check_task, listed, load, spec_for, spec_of
 
-__all__ = ["Result", "comparisons", "evaluate", "leaderboard", "report", "require_tasks", "resume", "search"]
+__all__ = ["Result", "comparisons", "evaluate", "leaderboard", "report", "require_tasks", "resume", "search", "why_ended"]
 
 _TIES = 51  # stream of the run's seed
 
@@ -177,6 +178,8 @@ def _run(
             if not _reported(study):
                 _write_results(folder, study, config)
                 study.note("reported")
+            if why := ended(study):
+                raise RunEndedError(why)
             return Result(folder, found_finished=True)
         with _session(config, study, workers, progress, folder, callbacks) as work:
             try:
@@ -187,19 +190,33 @@ def _run(
                 if not study.extended:  # else the larger run may draw otherwise
                     search.algorithm.recall(study.proposals())
                     sameness.recall(study.fingerprints())
-                work(search, config.search.lookahead, same=lambda job: sameness(job.rule))
+                work(_hopeful(search, config), config.search.lookahead, same=lambda job: sameness(job.rule))
                 work.drop_others("initial", "evolution")
+                _require_survivors(study, "initial", "evolution")
                 survivors = contenders(
                     study.measurements(with_curves=False, with_origins=False), config.contenders, config.search.over_tasks
                 )
                 elimination = EliminationSource(
                     survivors, config.rounds, task=config.task, seed=config.seed, over_tasks=config.search.over_tasks
                 )
-                work(elimination, config.search.lookahead)
+                work(Hopeful(elimination, lambda stage, _: name_of_stage(stage), lambda _: None), config.search.lookahead)
+                if not elimination.survivors:
+                    _require_survivors(study, *elimination.stages[-1:])
                 contestants = [*elimination.survivors, *_baselines(config)]
                 work(_final_evaluation(config, contestants, final_tasks(config)), config.search.lookahead)
                 work.drop_others()
+                rows = [
+                    row
+                    for row in compare(study.measurements(with_curves=False, with_origins=False))
+                    if row.name in config.evaluation.baselines
+                ]
+                if all(row.mean is None for row in rows):
+                    require_completed("baselines", [Outcome(row.status, reason=row.reason) for row in rows])
                 study.finish()
+            except RunEndedError as error:
+                study.note("ended", reason=str(error))
+                study.finish()
+                raise
             finally:
                 _write_results(folder, study, config)
         study.note("reported")
@@ -252,10 +269,13 @@ def evaluate(
         chosen = asked_tasks(now, given, settings, measured)
         rows = tuple(FinalTask(spec, protocol=asdict(protocol)) for spec, protocol in chosen.items())
         now = replace(now, evaluation=replace(now.evaluation, tasks=rows))
+        contestants = _contestants_of(study)
+        if not contestants and (why := ended(study)):
+            raise RunEndedError(why)
         with _session(now, study, workers, progress, folder, tasks=list(chosen)) as work:
             try:
                 _check_tasks(list(chosen))
-                work(_final_evaluation(now, _contestants_of(study), chosen), config.search.lookahead)
+                work(_final_evaluation(now, contestants, chosen), config.search.lookahead)
             finally:
                 _write_results(folder, study, config)
         return compare(study.measurements(with_curves=False, with_origins=False))
@@ -276,6 +296,12 @@ def comparisons(out: str | Path) -> list[Comparison]:
     """The final evaluation of a run as far as it has come, best first within a task."""
     with read_run(Path(out)) as (study, _):
         return compare(study.measurements(with_curves=False, with_origins=False))
+
+
+def why_ended(out: str | Path) -> str:
+    """Why a run ended before its end; empty if it did not."""
+    with read_run(out) as (study, _):
+        return ended(study)
 
 
 def report(out: str | Path, *, figures: str | Path | None = None) -> Path:
@@ -305,6 +331,21 @@ def require_tasks(config: RunConfig) -> None:
     for spec in specs:
         load(spec)
     definitions_of(specs)
+
+
+def _hopeful(search: _SearchSource, config: RunConfig) -> Hopeful:
+    """The search, ended once its population, or the first generation after it, has failed to a rule."""
+    generation = max(ALIKE, config.search.particles * (1 + config.search.children))
+    enough = {name_of_stage("initial"): config.search.population, name_of_stage("evolution"): generation}
+    return Hopeful(search, lambda stage, _: name_of_stage(stage), enough.get)
+
+
+def _require_survivors(study: Study, *stages: str) -> None:
+    """Ends the run if nobody completed a stage, or, in a round of elimination, nobody under every seed of it."""
+    for stage in stages:
+        found = study.measurements(stage, with_curves=False, with_origins=False)
+        search = stage in ("initial", "evolution")
+        require_completed(name_of_stage(stage), [m.outcome for m in found] if search else worst_outcomes(found))
 
 
 class _SearchSource:
@@ -360,9 +401,12 @@ def _contestants_of(study: Study) -> list[Contestant]:
     return [Contestant(name, rule) for name, rule in found.items()]
 
 
-def _final_evaluation(config: RunConfig, contestants: Sequence[Contestant], tasks: Mapping[str, Protocol]) -> EvaluationSource:
+def _final_evaluation(config: RunConfig, contestants: Sequence[Contestant], tasks: Mapping[str, Protocol]) -> Hopeful:
+    """The final evaluation, ended once every baseline has failed: nothing can be compared then."""
     evaluation = config.evaluation
-    return EvaluationSource(contestants, list(tasks), evaluation.protocol, protocols=tasks, seeds=evaluation.seeds, seed=config.seed)
+    source = EvaluationSource(contestants, list(tasks), evaluation.protocol, protocols=tasks, seeds=evaluation.seeds, seed=config.seed)
+    baselines = source.tunings(evaluation.baselines)
+    return Hopeful(source, lambda _, job: "baselines" if job.id in baselines else "", lambda _: len(baselines))
 
 
 def _find_data(config: RunConfig) -> None:
@@ -491,5 +535,6 @@ def _write_report(folder: Path, study: Study, config: RunConfig) -> Path:
         comparisons=compare(measurements),
         finished=study.finished,
         config_text=to_toml(config),
+        notes=[why] if (why := ended(study)) else [],
     )
     return folder / "report.html"

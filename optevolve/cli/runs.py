@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optevolve.cli.terminal import console, print_json, print_table, say
+from optevolve.cli.terminal import console, notice, print_json, print_table, say
 
 if TYPE_CHECKING:
     from optevolve.evaluation import Comparison
@@ -225,17 +225,24 @@ def top(
 
         show(place, number, every)
         return
+    from optevolve.errors import RunEndedError
     from optevolve.reporting import leaderboard  # not by way of the pipeline, which loads torch: a look at a run takes a blink
+    from optevolve.run.early_end import ended
     from optevolve.run.folder import read_run
 
     with read_run(place) as (study, config):
+        why = ended(study)
         rows = leaderboard(study.measurements(with_curves=False, with_origins=False), over_tasks=config.search.over_tasks)
+    if why and not rows:
+        raise RunEndedError(why)
     if json:
         print_json(rows)
     elif rows:
         _print_leaderboard(rows[:number])
     else:
         say(f"Nothing is measured yet in {place}.")
+    if why:
+        notice(why)
 
 
 def report(
@@ -259,6 +266,8 @@ def report(
         print_json({"report": str(path)})
     else:
         say(f"Report: {path}")
+    if why := pipeline.why_ended(folder):
+        notice(why)
 
 
 def _with_progress(folder: Path, json: bool, action: Callable[[Any], Any]) -> Any:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from optevolve import __version__
-from optevolve.errors import StudyError
+from optevolve.cli.terminal import notice
+from optevolve.errors import RunEndedError, StudyError
 
 if TYPE_CHECKING:
     from optevolve.space import UpdateRule
@@ -69,6 +70,11 @@ def _in_folder(folder: Path, rank: int) -> Subject:
     from optevolve.space import parse
 
     ranked = [row for row in pipeline.leaderboard(folder) if row["fitness"] is not None]
+    why = pipeline.why_ended(folder)
+    if why and rank > len(ranked):
+        raise RunEndedError(why)
+    if why:
+        notice(why)
     if rank > len(ranked):
         raise StudyError(
             f"Expected at least {rank} measured rules in {folder}, found {len(ranked)}. See 'optevolve top {folder}', or let the run go on."

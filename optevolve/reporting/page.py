@@ -195,6 +195,7 @@ def render_report(
     finished: bool,
     config_text: str = "",
     command: str = DEFAULT_COMMAND,
+    notes: Sequence[str] = (),
 ) -> str:
     """The report as HTML text. Arguments as in `write_report`."""
     baselines = config.evaluation.baselines
@@ -235,6 +236,7 @@ def render_report(
         style=Markup((Path(__file__).parent / "style.css").read_text(encoding="utf-8")),
         version=__version__,
         finished=finished,
+        notes=notes,
         opening=opening(config, measurements, finished),
         verdicts=verdicts(comparisons, baselines)[:TASKS],
         tiles=tiles,
@@ -275,6 +277,7 @@ def write_report(
     finished: bool,
     config_text: str = "",
     command: str = DEFAULT_COMMAND,
+    notes: Sequence[str] = (),
 ) -> None:
     """Writes the report of a run as one HTML file that loads nothing: no script, no font, no picture from elsewhere.
 
@@ -290,6 +293,7 @@ def write_report(
         finished: whether the run has come to its end.
         config_text: the config as TOML, so that the report alone suffices to repeat the run; without it, only the values are listed.
         command: the shell command that repeats the run from `config.toml`.
+        notes: sentences that stand above everything else, such as why the run ended early.
     Raises:
         StudyError: if the file cannot be written.
     """
@@ -301,6 +305,7 @@ def write_report(
         finished=finished,
         config_text=config_text,
         command=command,
+        notes=notes,
     )
     target = Path(path)
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
