@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PREFACE = DOCS / "optimizers" / "preface.md"
 COST = DOCS / "optimizers" / "cost.json"
+RATES = json.loads(resources.files("optevolve.library").joinpath("learning_rates.json").read_text(encoding="utf-8"))
 
 STEPS = 300  # of a path
 MOMENTUM = 0.9
@@ -294,7 +296,6 @@ def entry(row: ZooRule, measured: Mapping[str, Any]) -> str:
     arguments = ["params", "lr" if row.learning_rate is None else f"lr={row.learning_rate:g}"]
     arguments += ["total_steps"] if shown.needs_total_steps else []
     arguments += ["momentum=0.9"] if shown.kind != "plain" else []
-    recommended = f"{row.learning_rate:g}, the default" if row.learning_rate is not None else "none given by the source"
     lines = [
         f"### {name}",
         "",
@@ -310,7 +311,7 @@ def entry(row: ZooRule, measured: Mapping[str, Any]) -> str:
         f"- Kind: {_KINDS[shown.kind]}. Sign: {shown.sign:+d} (w moves {'against' if shown.sign > 0 else 'along'} u).",
         f"- State: {state}.",
         f"- Cost: {cost(row, measured)}",
-        f"- Recommended learning rate: {recommended}.",
+        f"- {rates(row)}",
     ]
     if shown.decays:
         decays = ", ".join(f"`{text}`" for text in shown.decays)
@@ -322,23 +323,46 @@ def entry(row: ZooRule, measured: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def rates(row: ZooRule) -> str:
+    """A learning rate to start from, and what it comes from."""
+    if row.learning_rate is None:
+        return "Learning rate to start from: none given by the source, and none measured."
+    text = f"Learning rate to start from: {row.learning_rate:g}, the default, "
+    text += "measured." if row.recommended is None else "as the source recommends."
+    if row.measured is None:
+        return text
+    found = []
+    for kind, at in row.measured.tasks.items():
+        end = ", where the grid ends" if at.edge else ""
+        found.append(f"{kind} {at.best:g} ({at.low:g} … {at.high:g}{end})")
+    missing = [kind for kind in RATES["tasks"] if kind not in row.measured.tasks]
+    text += f" Best measured: {', '.join(found)}; {row.measured.learning_rate:g} lies in the middle."
+    return text + (f" Diverged at every rate: {', '.join(missing)}." if missing else "")
+
+
 def schedules() -> str:
     """L1–L9 as Markdown."""
     rows = [f"`{name}`, natively `{format_expression(node)}`:\n\n{math(latex_expression(node))}\n" for name, node in SCHEDULES.items()]
     return "\n".join([*rows, "![L1 to L9 on warm-up and cosine; dashed: without the factor](optimizers/schedules.svg)"])
 
 
+def start(row: ZooRule) -> str:
+    """The rate to start from; `*` where what was measured reaches the end of the grid."""
+    edge = row.measured is not None and row.measured.edge
+    return f"{row.learning_rate:g}{'*' * edge}" if row.learning_rate is not None else ""
+
+
 def table(measured: Mapping[str, Mapping[str, Any]]) -> str:
     """Contents: every rule with what it needs and costs."""
     lines = [
-        "| rule | kind | functions of the step | state, bytes per parameter | time of a step / fused AdamW's |",
-        "|---|---|---|---:|---:|",
+        "| rule | kind | functions of the step | state, bytes per parameter | time of a step / fused AdamW's | rate to start from |",
+        "|---|---|---|---:|---:|---:|",
     ]
     for name, row in ZOO.items():
         shown = describe(row.rule)
         moving = "yes" if shown.decays else ""
         link = f"[{class_name(name)}](#{class_name(name).lower()})"
-        lines.append(f"| {link} | {shown.kind} | {moving} | {shown.bytes_per_parameter} | {measured[name]['ratio']:.2f} |")
+        lines.append(f"| {link} | {shown.kind} | {moving} | {shown.bytes_per_parameter} | {measured[name]['ratio']:.2f} | {start(row)} |")
     return "\n".join(lines)
 
 
@@ -351,6 +375,7 @@ def page() -> str:
         "grid": f"{LEARNING_RATES[0]:g} … {LEARNING_RATES[-1]:g}, four values per decade",
         "longest": f"{LONGEST_STEP:g}",
         "momentum": f"{MOMENTUM:g}",
+        "rate_tasks": "; ".join(f"{kind}: `{row['task']}`, {row['steps']} steps" for kind, row in RATES["tasks"].items()),
         "measured": (
             f"medians of paired runs, {measured['parameters'] / 1e6:g} M float32 parameters in {measured['tensors']} tensors, "
             f"{measured['threads']} threads of an {measured['cpu']}, torch {measured['torch']}"

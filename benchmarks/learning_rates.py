@@ -50,6 +50,7 @@ COARSE = range(-10, 3, 2)  # half decades: 1e-5 … 10
 LIMITS = -20, 10  # half decades: no rule is followed beyond 1e-10 and 1e5
 NEAR = 2  # half decades to either side of the best that are tried too
 STANDARD_ERRORS = 2.0
+MEDIAN_OF_TWO = 0.6745  # median of the standard deviation of two draws, where that of all is 1
 
 Point = tuple[int, int]  # learning rate in half decades, seed
 Scores = dict[Point, float]  # -inf where the run diverged
@@ -147,15 +148,18 @@ def wanted(scores: Scores) -> list[Point]:
 
 
 def noise(measured: Mapping[str, Scores]) -> float:
-    """Standard deviation of a score under another seed, pooled over all rules at their best rates and the half decades beside these."""
-    variances = []
+    """Standard deviation of a score under another seed, over all rules at their best rates and the half decades beside these.
+
+    By the median, for next to the best of some rules lies a rate that now and then ruins a run.
+    """
+    spreads = []
     for scores in measured.values():
         best = best_rate(scores)
         for key in () if best is None else (best - 1, best, best + 1):
             runs = [scores[key, seed] for seed in range(SEEDS) if (key, seed) in scores]
             if len(runs) == SEEDS and np.all(np.isfinite(runs)):
-                variances.append(np.var(runs, ddof=1))
-    return math.sqrt(float(np.mean(variances))) if variances else math.nan
+                spreads.append(np.std(runs, ddof=1))
+    return float(np.median(spreads)) / MEDIAN_OF_TWO if spreads else math.nan
 
 
 @dataclass(frozen=True)
@@ -217,7 +221,7 @@ def summary(measured: Mapping[tuple[str, str], Scores]) -> dict[str, Any]:
         rules[name] = {"rule": str(ZOO[name].rule), "learning_rate": start, "tasks": rows}
     return {
         "tasks": {kind: {"task": spec, "steps": steps} for kind, (spec, steps) in KINDS.items()},
-        "noise": {kind: round(value, 5) for kind, value in deviations.items()},
+        "noise": {kind: None if math.isnan(value) else round(value, 5) for kind, value in deviations.items()},
         "rules": rules,
     }
 

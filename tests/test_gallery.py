@@ -60,7 +60,9 @@ def test_every_rule_is_there() -> None:
         assert (f"{4 * len(states)} bytes per parameter: " in section) == bool(states)
         assert f"{costs[name]['ratio']:.2f} × fused AdamW" in section
         assert f"{12 + 8 * len(states)} bytes moved" in section
-        assert (f"learning rate: {row.learning_rate:g}" in section) if row.learning_rate else ("none given" in section)
+        assert (f"to start from: {row.learning_rate:g}, the default" in section) if row.learning_rate else ("none given" in section)
+        found = {} if row.measured is None else row.measured.tasks
+        assert all(f"{kind} {at.best:g} ({at.low:g} … {at.high:g}" in section for kind, at in found.items())
         assert f"](optimizers/{name}-path.svg)" in section
         assert (f"](optimizers/{name}-decays.svg)" in section) == bool(shown.decays)
     assert all(f"[{class_name(name)}](#{class_name(name).lower()})" in PAGE for name in ZOO)

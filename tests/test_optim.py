@@ -82,7 +82,7 @@ def test_classes_pickle_by_name() -> None:
 def test_recommended_learning_rate_is_the_default() -> None:
     assert optim.Lion([torch.nn.Parameter(torch.ones(1))]).param_groups[0]["lr"] == 1e-4
     with pytest.raises(ValueError, match="no learning rate is recommended"):
-        optim.SGD([torch.nn.Parameter(torch.ones(1))])
+        optim.build("tanh(g)", [torch.nn.Parameter(torch.ones(1))], lr=None)
 
 
 def test_unknown_class_is_refused() -> None:

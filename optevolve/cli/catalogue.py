@@ -11,6 +11,7 @@ import typer
 from optevolve.cli.terminal import print_json, print_table, say
 
 if TYPE_CHECKING:
+    from optevolve.library import ZooRule
     from optevolve.tasks import Task
 
 __all__ = ["config", "names", "tasks", "zoo"]
@@ -30,16 +31,33 @@ def zoo(json: Annotated[bool, typer.Option("--json", help="Print the rules as a 
     rows = list(ZOO.values())
     schedules = {name: format_expression(factor) for name, factor in SCHEDULES.items()}
     if json:
-        rules = [{**{f.name: getattr(row, f.name) for f in fields(row)}, "rule": str(row.rule)} for row in rows]
+        rules = [{**asdict(row), "rule": str(row.rule), "learning_rate": row.learning_rate} for row in rows]
         print_json([*rules, *({"name": name, "schedule": factor} for name, factor in schedules.items())])
         return
     print_table(
-        ["name", "learning rate", "rule", "summary"],
-        ([row.name, None if row.learning_rate is None else f"{row.learning_rate:g}", str(row.rule), row.summary] for row in rows),
+        ["name", "learning rate", "measured", "rule", "summary"],
+        ([row.name, _rate(row.learning_rate), _measured(row), str(row.rule), row.summary] for row in rows),
         right=["learning rate"],
+    )
+    say(
+        "\nLearning rate: a peak to start from, the default of the class: the source's where it recommends one, else the middle of what "
+        "was measured.\nMeasured: the best peaks on three kinds of task (a language model, images, a table), from the smallest to the largest;\n"
+        "* where the best scores reach the end of the grid. Ranges, tasks and the command: docs/optimizers.md."
     )
     say("\nLearning-rate schedules, as factors on warm-up + cosine; shown and exported as gradient descent on them:", style="bold")
     print_table(["name", "factor"], schedules.items())
+
+
+def _rate(value: float | None) -> str | None:
+    return None if value is None else f"{value:g}"
+
+
+def _measured(row: ZooRule) -> str | None:
+    """The span of the best peaks over the tasks."""
+    if row.measured is None:
+        return None
+    best = [task.best for task in row.measured.tasks.values()]
+    return f"{min(best):g} … {max(best):g}{'*' * row.measured.edge}" if min(best) < max(best) else f"{best[0]:g}{'*' * row.measured.edge}"
 
 
 def names(json: bool) -> None:

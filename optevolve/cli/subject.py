@@ -60,6 +60,8 @@ def find(text: str, rank: int) -> Subject:
     if name in ZOO:
         entry = ZOO[name]
         facts = {"name": entry.name, "summary": entry.summary, "source": entry.source, "learning_rate": entry.learning_rate}
+        if entry.measured is not None and entry.measured.edge:
+            facts["learning rates"] = "the best on some task reach the end of the grid that was tried"
         known = {key: value for key, value in facts.items() if value is not None}
         return Subject(entry.rule, known, f"{entry.summary}; {entry.source}", learning_rate=entry.learning_rate)
     return Subject(rule_or_name(text))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,43 @@ from optevolve.space.paper_notation import parse_paper
 from optevolve.space.rule import UpdateRule
 from optevolve.space.text import parse, parse_expression
 
-__all__ = ["NAMED", "SCHEDULES", "ZOO", "ZooRule", "rule_or_name", "zoo"]
+__all__ = ["NAMED", "SCHEDULES", "ZOO", "MeasuredRate", "TaskRate", "ZooRule", "rule_or_name", "zoo"]
+
+
+@dataclass(frozen=True)
+class TaskRate:
+    """What a rule's runs on one kind of task say of its learning rate.
+
+    Attributes:
+        best: the peak with the best mean score.
+        low, high: from which peak to which scores are as good, within the noise.
+        score: of the best, on validation data at the end.
+        edge: whether that range ends with the grid that was tried, so that what lies beyond may be as good.
+    """
+
+    best: float
+    low: float
+    high: float
+    score: float
+    edge: bool
+
+
+@dataclass(frozen=True)
+class MeasuredRate:
+    """A learning rate to start from, as `benchmarks/learning_rates.py` measured it.
+
+    Attributes:
+        learning_rate: the geometric mean over the tasks of the middles of their ranges, rounded to 1, 2 or 5 times a power of ten.
+        tasks: by kind of task (language, images, table); without those on which every run diverged.
+    """
+
+    learning_rate: float
+    tasks: Mapping[str, TaskRate]
+
+    @property
+    def edge(self) -> bool:
+        """Whether the range of any task ends with the grid."""
+        return any(task.edge for task in self.tasks.values())
 
 
 @dataclass(frozen=True)
@@ -32,7 +69,8 @@ class ZooRule:
         rule: what it does.
         summary: in a few words.
         source: who published it, where.
-        learning_rate: peak that the source recommends; None if it gives none.
+        recommended: peak learning rate that the source recommends; None if it gives none.
+        measured: what was measured on three kinds of task; None for a rule that was not.
     """
 
     name: str
@@ -40,12 +78,28 @@ class ZooRule:
     rule: UpdateRule
     summary: str
     source: str
-    learning_rate: float | None = None
+    recommended: float | None = None
+    measured: MeasuredRate | None = None
+
+    @property
+    def learning_rate(self) -> float | None:
+        """A peak to start from, the default of its class: the source's where it recommends one, else the measured one."""
+        return self.recommended if self.recommended is not None or self.measured is None else self.measured.learning_rate
 
 
 @cache
 def _data() -> dict[str, Any]:
     return tomllib.loads(resources.files(__name__).joinpath("rules.toml").read_text(encoding="utf-8"))
+
+
+@cache
+def _rates() -> dict[str, Any]:
+    return dict(json.loads(resources.files(__name__).joinpath("learning_rates.json").read_text(encoding="utf-8")))
+
+
+def _measured(name: str) -> MeasuredRate | None:
+    row = _rates()["rules"].get(name)
+    return row and MeasuredRate(row["learning_rate"], {kind: TaskRate(**found) for kind, found in row["tasks"].items()})
 
 
 def _row(table: str, name: str) -> Any:
@@ -62,7 +116,7 @@ class _Zoo(Mapping[str, ZooRule]):
     def __getitem__(self, name: str) -> ZooRule:
         row = _row("rules", name)
         title = row.get("title") or name.capitalize().replace("_static", " without its decays")
-        return ZooRule(name, title, parse(row["rule"]), row["summary"], row["source"], row.get("learning_rate"))
+        return ZooRule(name, title, parse(row["rule"]), row["summary"], row["source"], row.get("learning_rate"), _measured(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(_data()["rules"])

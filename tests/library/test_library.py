@@ -1,6 +1,8 @@
 """The zoo: every rule parses, prints and descends; the formulas are those of their sources, written out anew in plain numpy."""
 
+import json
 from collections.abc import Callable
+from importlib import resources
 from typing import Any, cast
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from scipy import special
 
+from optevolve import library
 from optevolve.compile import build
 from optevolve.errors import ParseError
 from optevolve.integrity import check_integrity
@@ -40,7 +43,8 @@ def test_every_rule_round_trips_and_descends(name: str) -> None:
     assert parse(str(entry.rule)) == entry.rule
     assert entry.summary
     assert entry.source
-    assert entry.learning_rate is None or 0 < entry.learning_rate < 1
+    assert entry.recommended is None or 0 < entry.recommended < 1
+    assert entry.learning_rate == (entry.recommended or (entry.measured and entry.measured.learning_rate))
     verdict = check_integrity(entry.rule)
     assert verdict.ok
     assert verdict.sign == entry.rule.sign
@@ -356,3 +360,28 @@ def test_what_is_near_no_name_is_told_by_the_parser_alone() -> None:
     with pytest.raises(ParseError) as caught:
         rule_or_name("softsgn(g)")
     assert "zoo" not in str(caught.value)
+
+
+MEASURED = json.loads(resources.files("optevolve.library").joinpath("learning_rates.json").read_text(encoding="utf-8"))
+
+
+def test_what_was_measured_is_of_the_rules_as_they_are() -> None:
+    for name, row in MEASURED["rules"].items():
+        assert row["rule"] == str(ZOO[name].rule), f"{name} has changed: measure it anew by benchmarks/learning_rates.py"
+        entry = ZOO[name].measured
+        assert entry is not None
+        assert set(entry.tasks) <= set(MEASURED["tasks"])
+        assert all(0 < at.low <= at.best <= at.high for at in entry.tasks.values())
+        assert min(at.low for at in entry.tasks.values()) <= entry.learning_rate * 2
+        assert entry.learning_rate <= 2 * max(at.high for at in entry.tasks.values())
+
+
+def test_what_was_measured_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = {"best": 0.3, "low": 0.1, "high": 1.0, "score": 0.9, "edge": True}
+    rows = {name: {"learning_rate": rate, "tasks": {"images": task}} for name, rate in (("opt6", 0.2), ("lion", 2e-3))}
+    monkeypatch.setattr(library, "_rates", lambda: {"rules": rows})
+    assert ZOO["opt6"].learning_rate == 0.2
+    assert ZOO["opt6"].measured is not None
+    assert ZOO["opt6"].measured.edge
+    assert ZOO["lion"].learning_rate == 1e-4  # the source's own
+    assert ZOO["adam"].measured is None
