@@ -40,9 +40,9 @@ def zoo(json: Annotated[bool, typer.Option("--json", help="Print the rules as a 
         right=["learning rate"],
     )
     say(
-        "\nLearning rate: a peak to start from, the default of the class: the source's where it recommends one, else the middle of what "
-        "was measured.\nMeasured: the best peaks on three kinds of task (a language model, images, a table), from the smallest to the largest;\n"
-        "* where the best scores reach the end of the grid. Ranges, tasks and the command: docs/optimizers.md."
+        "\nLearning rate: a peak to start from, the default of the class: the source's where it recommends one, else the middle of\n"
+        "what was measured. Measured: the best peaks on three kinds of task (a language model, images, a table), from the smallest\n"
+        "to the largest; * where the best scores reach the end of the grid. Ranges, tasks and the command: docs/optimizers.md."
     )
     say("\nLearning-rate schedules, as factors on warm-up + cosine; shown and exported as gradient descent on them:", style="bold")
     print_table(["name", "factor"], schedules.items())

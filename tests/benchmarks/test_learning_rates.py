@@ -55,7 +55,7 @@ def test_a_rule_that_diverges_at_first_is_tried_with_smaller_rates(rates) -> Non
 
 
 def test_rates_within_the_noise_are_as_good(rates) -> None:
-    scores = played(rates, lambda key, seed: 1.0 - 0.01 * (key + 4) ** 2 + (0.01 if seed else -0.01))
+    scores = played(rates, lambda key, seed: 1.0 - 0.03 * (key + 4) ** 2 + (0.01 if seed else -0.01))
     deviation = rates.noise({"rule": scores})
     assert deviation == pytest.approx(math.sqrt(2) * 0.01 / 0.6745)
     found = rates.found_in(scores, deviation)
