@@ -39,7 +39,7 @@ def validated(table: dict[str, Any], source: str) -> RunConfig:
     from pydantic import ValidationError
 
     require_bounds(table, source)
-    table = _with_grammar_read(table, source)
+    table = _with_seconds(_with_grammar_read(table, source), source)
     try:
         # By way of JSON, since pydantic's strict mode takes lists for tuples and tables for dataclasses only there.
         config = _adapter().validate_json(json.dumps(_without_none(table, RunConfig), default=str), strict=True)
@@ -96,6 +96,22 @@ def _with_grammar_read(table: dict[str, Any], source: str) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"{source}: grammar: {error}") from error
     return {**table, "grammar": found}
+
+
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def _with_seconds(table: dict[str, Any], source: str) -> dict[str, Any]:
+    """The table with the time limit of a measurement as a number of seconds, where it is said as "90s", "5m" or "1h30m"."""
+    workers = table.get("workers")
+    if not isinstance(workers, dict) or not isinstance(said := workers.get("time_limit"), str) or said == NONE:
+        return table
+    units = "".join(rf"(?:(\d+(?:\.\d+)?)\s*{unit}{'?' if unit == 's' else ''}\s*)?" for unit in _UNITS)  # 90 alone are seconds
+    parts = re.fullmatch(f"(?=.){units}", said.strip().lower())
+    if parts is None:
+        raise ConfigError(f"{source}: workers.time_limit: expected seconds, or a time such as 90s, 5m or 1h30m, got {shown(said)}.")
+    seconds = sum(float(number) * size for number, size in zip(parts.groups(), _UNITS.values(), strict=True) if number)
+    return {**table, "workers": {**workers, "time_limit": seconds}}
 
 
 def _without_none(value: Any, owner: Any) -> Any:

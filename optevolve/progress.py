@@ -21,6 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from optevolve.printable import fitting, shielded
 from optevolve.records import Measurement, Status
 
 __all__ = ["Listener", "Progress", "Tally", "clock_text", "listener"]
@@ -208,19 +209,23 @@ class Progress:
         if self._cell is not None:
             self._cell.keep(text)
             return
-        self.console.print(Text(text), soft_wrap=True)
+        self.console.print(self._text(text), soft_wrap=True)
+
+    def _text(self, text: str, **style: Any) -> Text:
+        """What a task or a store may have had a hand in, as this terminal can show it and need not obey it."""
+        return Text(fitting(shielded(text), self.console.encoding), **style)
 
     def _picture(self) -> RenderableType:
         tally = self.tally
         head = Table.grid(padding=(0, 1))
         head.add_row(
-            Text(tally.stage, style="bold"),
+            self._text(tally.stage, style="bold"),
             ProgressBar(total=tally.total or None, completed=tally.done, width=30, pulse=not tally.total),
-            Text(tally.counts_text()),
+            self._text(tally.counts_text()),
         )
         facts = Table.grid(padding=(0, 1))
-        facts.add_row(Text("best", style="green"), Text(tally.best_text(), overflow="ellipsis", no_wrap=True))
-        facts.add_row(Text("failed", style="yellow"), Text(tally.failures_text(), overflow="ellipsis", no_wrap=True))
+        facts.add_row(Text("best", style="green"), self._text(tally.best_text(), overflow="ellipsis", no_wrap=True))
+        facts.add_row(Text("failed", style="yellow"), self._text(tally.failures_text(), overflow="ellipsis", no_wrap=True))
         return Group(head, facts)
 
 

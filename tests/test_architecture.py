@@ -16,8 +16,8 @@ PACKAGE = Path(optevolve.__file__).parent
 
 # Lowest first. A part may import from lower rows and from itself; parts that share a row do not know each other.
 LAYERS: list[set[str]] = [
-    {"errors", "config"},
-    {"records", "task_spec", "config_bounds"},
+    {"errors", "printable", "config"},
+    {"records", "task_spec", "files", "config_bounds"},
     {"schedule"},
     {"space"},
     {"integrity", "algorithms", "compile", "library"},

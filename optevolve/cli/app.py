@@ -13,6 +13,7 @@ from optevolve import __version__
 from optevolve.cli import calibrate, catalogue, compare, rules, runs, upkeep
 from optevolve.cli.terminal import error_line
 from optevolve.errors import OptevolveError
+from optevolve.printable import tolerate
 
 __all__ = ["app", "main"]
 
@@ -76,6 +77,7 @@ def _optevolve(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits: 0 if it went well, 2 if the user has something to mend, 130 if interrupted."""
+    tolerate()
     try:
         app(args=_with_rules_apart(sys.argv[1:] if arguments is None else list(arguments)))
     except OptevolveError as error:

@@ -12,12 +12,16 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from optevolve.cli.terminal import console
+from optevolve.cli.terminal import console, say
+from optevolve.errors import StudyError
 from optevolve.library.known import headline
+from optevolve.printable import shielded
 from optevolve.records import Measurement, Status
 from optevolve.space import parse
 
 __all__ = ["follow", "picture"]
+
+_BEING_MADE = 5.0  # seconds that a study may take from its file to its first config
 
 
 def follow(place: str, number: int, every: float) -> None:
@@ -27,13 +31,13 @@ def follow(place: str, number: int, every: float) -> None:
         place: folder of the run, or URL of its study.
         number: rules to show.
         every: seconds between looks.
-    Raises:
-        StudyError: if there is no run.
     """
     from optevolve.reporting import leaderboard
     from optevolve.run.folder import read_run
 
     screen = console()
+    if not _there(place, every):
+        return
     with read_run(place) as (study, config), Live(console=screen, auto_refresh=False, transient=False) as live:
         title = f"{place}: {config.task}"
         known = -1
@@ -52,6 +56,33 @@ def follow(place: str, number: int, every: float) -> None:
             return
 
 
+def _there(place: str, every: float) -> bool:
+    """Whether there is a run to look at, waiting for one that is about to start; not if Ctrl-C comes first.
+
+    Raises:
+        StudyError: if what is there does not become a study within seconds.
+    """
+    from optevolve.run.folder import has_run, read_run
+
+    said, seen = False, 0.0
+    try:
+        while True:
+            if has_run(place):
+                seen = seen or time.monotonic()
+                try:
+                    with read_run(place):
+                        return True
+                except StudyError:  # its file comes before its tables
+                    if time.monotonic() - seen > _BEING_MADE:
+                        raise
+            elif not said:
+                say(f"No run in {place} yet: waiting for it to start. Ctrl-C leaves.")
+                said = True
+            time.sleep(min(every, 0.5))
+    except KeyboardInterrupt:
+        return False
+
+
 def picture(title: str, measurements: list[Measurement], rows: list[dict[str, Any]], finished: bool) -> RenderableType:
     """What is shown at one look: counts by stage, then the best rules."""
     state = "finished" if finished else f"as of {datetime.now(UTC):%H:%M:%S} UTC"
@@ -62,13 +93,13 @@ def picture(title: str, measurements: list[Measurement], rows: list[dict[str, An
     for name in ("stage", *(status.value for status in Status)):
         stages.add_column(name, justify="left" if name == "stage" else "right")
     for stage, found in counts.items():
-        stages.add_row(stage, *(str(found[status] or "–") for status in Status))
+        stages.add_row(shielded(stage), *(str(found[status] or "–") for status in Status))
     rules = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("rank", "fitness", "lr", "stage", "rule"):
         rules.add_column(name, justify="right" if name in ("rank", "fitness", "lr") else "left", no_wrap=name != "rule", overflow="fold")
     for row in rows:
         if row["fitness"] is not None:
             numbers = (str(row["rank"]), f"{row['fitness']:.4f}", f"{row['learning_rate']:g}" if row["learning_rate"] else "–")
-            rules.add_row(*numbers, Text(str(row.get("stage", ""))), Text(headline(parse(row["rule"]))))
-    head = Text(f"{title}, {len(measurements)} measured, {state}", style="bold")
+            rules.add_row(*numbers, Text(shielded(str(row.get("stage", "")))), Text(headline(parse(row["rule"]))))
+    head = Text(shielded(f"{title}, {len(measurements)} measured, {state}"), style="bold")
     return Group(head, Text(), stages, Text(), rules)

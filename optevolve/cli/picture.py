@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from optevolve.errors import ExportError
+from optevolve.files import require_folder
 
 __all__ = ["curve", "draw"]
 
@@ -56,8 +57,8 @@ def draw(curves: Mapping[str, npt.NDArray[np.float64]], path: Path) -> None:
     figure = decays(curves)
     if path.suffix.lstrip(".").lower() not in FigureCanvasBase(figure).get_supported_filetypes():
         raise ExportError(f"Expected a picture's name that ends in .svg, .png, .pdf or .jpg, got {str(path)!r}. Try {path.stem}.svg.")
+    require_folder(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, facecolor="white", dpi=160)
     except OSError as error:
         raise ExportError(f"Expected to write {path}, got: {error.strerror}. Choose a path that can be written.") from error

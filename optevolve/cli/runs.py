@@ -39,9 +39,15 @@ RayAddress = Annotated[
     str | None, typer.Option("--ray-address", metavar="ADDRESS", help="Ray cluster: auto, or ray://HOST:10001. Default: RAY_ADDRESS.")
 ]
 TimeLimit = Annotated[
-    float | None, typer.Option("--time-limit", metavar="SECONDS", help="For one measurement. Default: ten times what its peers need.")
+    str | None,
+    typer.Option(
+        "--measurement-time",
+        "--time-limit",
+        metavar="TIME",
+        help="Longest time per measurement (not of the run): 90s, 5m, 1h30m, or seconds. Default: ten times what its peers need.",
+    ),
 ]
-MemoryLimit = Annotated[float | None, typer.Option("--memory-limit", metavar="GIB", help="For one measurement. Default: none.")]
+MemoryLimit = Annotated[float | None, typer.Option("--memory-limit", metavar="GIB", help="Memory per measurement. Default: none.")]
 Metrics = Annotated[list[str] | None, typer.Option("--metrics", help="Send numbers to tensorboard or mlflow; may be repeated.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON; progress goes to standard error.")]
 
@@ -51,7 +57,8 @@ def search(
         Path | None, typer.Argument(metavar="FILE", help="TOML file with config values; see 'optevolve config'.")
     ] = None,
     task: Annotated[
-        str | None, typer.Option("--task", "-t", help="What to train: a name of 'optevolve tasks', or your own as module:Name.")
+        str | None,
+        typer.Option("--task", "-t", help="What to train: a name of 'optevolve tasks', or your own: file.py:Name, module:Name."),
     ] = None,
     preset: Annotated[
         str | None, typer.Option("--preset", "-p", help="Size of the run: quick (minutes), small (an hour, the default), paper.")
@@ -151,7 +158,7 @@ def resume(
     _show_result(folder, json)
 
 
-def _workers(runner: str | None, ray_address: str | None, time_limit: float | None, memory_limit: float | None) -> list[str]:
+def _workers(runner: str | None, ray_address: str | None, time_limit: str | None, memory_limit: float | None) -> list[str]:
     """Options about workers as settings of the config."""
     if ray_address is not None and runner is None:
         runner = "ray"

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from optevolve.printable import shielded
+
 __all__ = ["console", "error_line", "notice", "print_json", "print_table", "say"]
 
 # Wide enough for every rule, so that nothing is cut or wrapped in a file or a pipe.
@@ -28,22 +30,23 @@ def console(*, stderr: bool = False) -> Console:
 
 def say(text: str = "", *, style: str = "") -> None:
     """One line on standard output."""
-    console().print(Text(text, style=style), soft_wrap=True)
+    console().print(Text(shielded(text), style=style), soft_wrap=True)
 
 
 def error_line(text: str) -> None:
     """One message on standard error."""
-    sys.stderr.write(f"Error: {text}\n")
+    sys.stderr.write(f"Error: {shielded(text)}\n")
 
 
 def notice(text: str) -> None:
     """One line on standard error that is no error."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{shielded(text)}\n")
 
 
 def print_json(value: Any) -> None:
     """A value as strict JSON on standard output; numbers that JSON does not know become null."""
-    sys.stdout.write(json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n")
+    unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    sys.stdout.write(json.dumps(_finite(value), indent=2, ensure_ascii=not unicode) + "\n")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
@@ -66,7 +69,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right:
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4f}" if isinstance(value, float) else shielded(str(value))
 
 
 def _finite(value: Any) -> Any:

@@ -20,6 +20,7 @@ from optevolve.compile.emit import RuleText, emit_text
 from optevolve.compile.optax import optax_source
 from optevolve.compile.tailor import imports_for, tailor, without_unused
 from optevolve.errors import ExportError
+from optevolve.files import require_folder
 from optevolve.space.interpret import ReferenceOptimizer
 from optevolve.space.latex import latex
 from optevolve.space.rule import UpdateRule
@@ -73,8 +74,8 @@ def export(
         text = f"{comments}\\[\n{latex(rule)}\n\\]\n"
     else:
         raise ExportError(f"Expected the format torch, optax or latex, got {format!r}.")
+    require_folder(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ExportError(f"Expected to write {path}, got: {error}. Choose a path that can be written.") from error

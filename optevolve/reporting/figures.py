@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from optevolve.config import RunConfig
 from optevolve.errors import StudyError
+from optevolve.files import require_folder
 from optevolve.records import Measurement
 from optevolve.reporting import plots
 from optevolve.reporting.drawing import svg
@@ -52,8 +53,9 @@ def write_figures(
         if groups:
             drawn[f"curves-{number}"] = (plots.curves(groups, baselines, REFERENCE), f"Learning curves on {task}")
     folder = Path(folder)
+    require_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         for name, (figure, description) in drawn.items():
             (folder / f"{name}.svg").write_text(svg(figure, name, description, standalone=True), encoding="utf-8")
     except OSError as error:

@@ -49,9 +49,9 @@ def store_of(folder: Path, store: str = "") -> str:
     return given
 
 
-def has_run(folder: Path, store: str = "") -> bool:
-    """Whether there is a run already."""
-    return exists(store_of(folder, store))
+def has_run(place: Path | str, store: str = "") -> bool:
+    """Whether there is a run already, in a folder or under the URL of a study."""
+    return exists(place if isinstance(place, str) and "://" in place else store_of(Path(place), store))
 
 
 def config_of(study: Study) -> RunConfig:

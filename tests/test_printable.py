@@ -1,0 +1,30 @@
+"""Text reaches every terminal: spelled readably where its encoding lacks a character, and with nothing that it would obey."""
+
+import pytest
+
+from optevolve.printable import fitting, shielded
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "cp437", "utf-8", None])
+def test_every_text_fits_every_encoding(encoding: str | None) -> None:
+    text = "α → w ← x² · ½ … │ ▁█ 漢 é \udcff"
+    found = fitting(text, encoding)
+    found.encode(encoding or "utf-8")  # as a stream does it, strictly
+    if encoding == "ascii":
+        assert found == "alpha -> w <- x^2 * 1/2 ... | .# ? e ?"
+    if encoding in ("utf-8", None):
+        assert found == text.replace("\udcff", "?")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2Jgone", "\\x1b[2Jgone"),
+        ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+        ("a\rb\x08c\x9b31m", "a\\x0db\\x08c\\x9b31m"),
+        ("\u202eabc", "\\u202eabc"),
+        ("two\nlines\tand α", "two\nlines\tand α"),
+    ],
+)
+def test_control_characters_are_shown_and_not_obeyed(text: str, shown: str) -> None:
+    assert shielded(text) == shown
