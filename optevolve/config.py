@@ -314,7 +314,8 @@ class Workers:
     Attributes:
         runner: "local": processes of this machine; "ray": a Ray cluster.
         time_limit: longest time per measurement, in seconds or as text such as "90s", "5m", "1h30m": its worker's own time, which is
-            processor time and what it sleeps, not what it waits for a processor or is stopped. None: ten times what the steps of its protocol cost its peers, at least two minutes.
+            processor time and what it sleeps, not what it waits for a processor or is stopped. None: ten times what the steps of its
+            protocol cost its peers, at least two minutes.
         memory_limit: GiB that a worker may allocate beyond what it holds when it has started. None: no limit.
         ray_address: of the cluster: "auto", "ray://HOST:10001"; empty for the cluster in RAY_ADDRESS, else a Ray of this machine alone.
         cpus, gpus: share of a node that a measurement takes on Ray; fractions put several on one.

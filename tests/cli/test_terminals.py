@@ -76,16 +76,18 @@ def test_a_process_on_an_ascii_terminal() -> None:
 
 
 def test_a_store_cannot_write_to_the_terminal_by_escape_sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with open_run(tmp_path / "r", preset("quick")) as (study, config):
-        job = Job("initial/0000", "g\x1b[2J\x1b]0;owned\x07", "digits", config.initial.protocol, 0)
-        study.record(Measurement("initial", job, Outcome(Status.COMPLETED, 0.5, 0.1), Proposal(job.id, "g", "{}", "initial")))
+        job = Job("initial/0000", "g", "digits", config.initial.protocol, 0)
+        study.record(Measurement("x\x1b[2J\x1b]0;owned\x07", job, Outcome(Status.COMPLETED, 0.5, 0.1)))
         study.finish()
-    for options in ([], ["--follow"]):
-        out, _, code = printed(monkeypatch, "utf-8", "top", str(tmp_path / "r"), *options)
-        assert code == 0
-        assert "\x1b[2J" not in out
-        assert "\x07" not in out
-        assert "\\x1b[2J" in out
+    out, err, code = printed(monkeypatch, "utf-8", "top", "r", "--follow")
+    assert code == 0
+    assert "x\\x1b[2J" in out
+    _, err, _ = printed(monkeypatch, "utf-8", "top", "no\x1b[2Jrun")
+    assert "no\\x1b[2Jrun" in err
+    assert "\x07" not in out
+    assert "\x1b[2J" not in out + err
 
 
 @pytest.mark.parametrize(
