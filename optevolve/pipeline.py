@@ -153,7 +153,8 @@ def resume(
     Args:
         out, workers, device, progress, store, callbacks: as for `search`; the store is needed only where the folder does not name it.
         extend: larger values for the run, such as "search.timesteps=9"; it then ends as if it had been started with them.
-        settings: values of `workers` and `compute` for this time, such as "workers.runner=ray".
+        settings: values of `workers` and `compute` for this time, such as "workers.runner=ray"; and, to stay, of stages that have not
+            begun and of the final evaluation's tasks and baselines, such as 'evaluation.tasks=["digits"]'.
     """
     settings = [*settings, *([] if device is None else [f"compute.device={device}"])]
     return _run(Path(out), None, workers, progress, callbacks, store=store, extend=extend, settings=settings)
@@ -173,7 +174,7 @@ def _run(
     starts = config is not None and not has_run(folder, store)
     if config is not None:  # mistakes are told, and missing data, before there is a folder
         (_ready if starts else require_tasks)(config)
-    with open_run(folder, config, store=store, **opening) as (study, config):
+    with open_run(folder, config, store=store, check=require_tasks, **opening) as (study, config):
         if study.finished:
             if not _reported(study):
                 _write_results(folder, study, config)
@@ -187,7 +188,7 @@ def _run(
                     _ready(config)
                 sameness = Sameness(config.search.sameness)
                 search = _SearchSource(config)
-                if not study.extended:  # else the larger run may draw otherwise
+                if not study.redrawn:  # else the larger run may draw otherwise
                     search.algorithm.recall(study.proposals())
                     sameness.recall(study.fingerprints())
                 work(_hopeful(search, config), config.search.lookahead, same=lambda job: sameness(job.rule))

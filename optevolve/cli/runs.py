@@ -123,6 +123,10 @@ def resume(
         list[str] | None,
         typer.Option("--extend", metavar="KEY=VALUE", help="A larger search.timesteps, search.particles or evaluation.seeds; repeatable."),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change what nothing was measured by yet: later stages, final tasks; repeatable."),
+    ] = None,
     workers: Workers = None,
     device: Device = None,
     store: Store = "",
@@ -141,10 +145,11 @@ def resume(
     Examples:
       optevolve resume runs/demo
       optevolve resume runs/demo --extend search.timesteps=12
+      optevolve resume runs/demo --set 'evaluation.tasks=["digits"]'
     """
     from optevolve import pipeline
 
-    place = _workers(runner, ray_address, time_limit, memory_limit)
+    place = [*(settings or ()), *_workers(runner, ray_address, time_limit, memory_limit)]
     told = _callbacks(metrics, folder)
     result = _with_progress(
         folder,

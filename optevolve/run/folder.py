@@ -6,7 +6,7 @@ A run whose study is on a server has `store.url` in place of `study.db`: one lin
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,17 @@ __all__ = ["FREE", "config_of", "has_run", "open_run", "read_run", "store_of", "
 
 SHOWN = 8  # differences listed before the rest is counted
 FREE = ("workers.", "compute.")  # keys that are no part of a run: it goes on with others
+_FINAL = ("tune", "choose", "evaluate")
+# What may change in a run, and which stages must not have begun for that; () : none, since each task and baseline is measured by itself.
+CHANGEABLE: dict[str, tuple[str, ...]] = {
+    "evaluation.tasks": (),
+    "evaluation.baselines": (),
+    "evaluation": _FINAL,
+    "elimination": ("eliminate/", *_FINAL),
+    "contenders": ("eliminate/", *_FINAL),
+    "search.remeasure": ("eliminate/", *_FINAL),
+    "evolution": ("evolution", "eliminate/", *_FINAL),
+}
 # What may grow, and why the smaller run is then a part of the larger one: ids, rules and seeds follow from places that growth leaves alone.
 EXTENDABLE = {
     "search.timesteps": "timesteps are added at each particle's end",
@@ -61,7 +72,13 @@ def config_of(study: Study) -> RunConfig:
 
 @contextmanager
 def open_run(
-    folder: Path, config: RunConfig | None, *, store: str = "", extend: Sequence[str] = (), settings: Sequence[str] = ()
+    folder: Path,
+    config: RunConfig | None,
+    *,
+    store: str = "",
+    extend: Sequence[str] = (),
+    settings: Sequence[str] = (),
+    check: Callable[[RunConfig], object] = lambda _: None,
 ) -> Iterator[tuple[Study, RunConfig]]:
     """The run in a folder, held for writing, and its config.
 
@@ -71,7 +88,9 @@ def open_run(
             place of the data and the workers and what they compute with, which are taken from `config`.
         store: URL of the database; empty for `study.db` in the folder, or the one that the folder names.
         extend: with the stored config, values that it is to grow to, such as "search.timesteps=9"; see `EXTENDABLE`.
-        settings: with the stored config, values of `workers` and `compute` for this time.
+        settings: with the stored config, values of `workers` and `compute` for this time, and, to stay, values of what nothing was
+            measured by yet; see `CHANGEABLE`.
+        check: raises an OptevolveError for a changed config that cannot be run, before it is stored.
     Raises:
         StudyError: if the folder holds another run, holds none though no config is given, or cannot be written.
     """
@@ -89,8 +108,9 @@ def open_run(
                 stored = replace(stored, data=config.data or stored.data, compute=config.compute, workers=config.workers)
             if extend:
                 stored = _extend(study, stored, extend)
+            settled = _settle(study, stored, settings, check)
             _note(folder, store, study, anew=not begun)
-            yield study, _for_now(stored, settings)
+            yield study, settled
         return
     if config is None:
         raise _no_run(folder, place)
@@ -131,14 +151,28 @@ def _note(folder: Path, store: str, study: Study, anew: bool = False) -> None:
         write_text(folder / "config.toml", study.config_text)
 
 
-def _for_now(config: RunConfig, settings: Sequence[str]) -> RunConfig:
-    changed = apply_settings(config, settings)
-    for key, _, _ in difference(config, changed):
-        if not key.startswith(FREE):
+def _settle(study: Study, stored: RunConfig, settings: Sequence[str], check: Callable[[RunConfig], object]) -> RunConfig:
+    """The config with settings: those of workers for now, those of what nothing was measured by to stay.
+
+    Raises:
+        StudyError: if something was measured by what they would change.
+    """
+    wanted = apply_settings(stored, settings)
+    changes = [change for change in difference(stored, wanted) if not change[0].startswith(FREE)]
+    if not changes:
+        return wanted
+    begun = study.stages()
+    for key, old, new in changes:
+        stages = next((stages for start, stages in CHANGEABLE.items() if key == start or key.startswith(start + ".")), None)
+        if stages is None or any(stage.startswith(stages) for stage in begun if stages):
             raise StudyError(
-                f"Expected settings of workers or compute for a run that goes on, got {key}. A run keeps its config; see --extend."
+                f"Expected settings of workers, compute, or of what nothing was measured by yet, got {key}: {old!r} to {new!r}. "
+                "A run keeps what it has measured; see --extend, or start a new run."
             )
-    return changed
+    kept = replace(wanted, workers=stored.workers, compute=stored.compute)
+    check(kept)
+    study.extend(to_toml(kept), **{key: f"{old} to {new}"[:500] for key, old, new in changes})
+    return wanted
 
 
 def _extend(study: Study, stored: RunConfig, extend: Sequence[str]) -> RunConfig:

@@ -233,6 +233,11 @@ class Study:
         with self._transaction() as connection:
             return set(connection.scalars(query.where(evaluations.c.stage.in_(stages)) if stages else query))
 
+    def stages(self) -> set[str]:
+        """Stages in which something is measured."""
+        with self._transaction() as connection:
+            return set(connection.scalars(select(evaluations.c.stage).where(evaluations.c.study == self._id).distinct()))
+
     def extend(self, config_text: str, **detail: bool | int | float | str | None) -> None:
         """Takes a larger config in place of the one the run was started with; the run is then unfinished.
 
@@ -263,6 +268,11 @@ class Study:
     def extended(self) -> bool:
         """Whether the run was ever extended."""
         return any(event.kind == "extended" for event in self.events())
+
+    @property
+    def redrawn(self) -> bool:
+        """Whether the search itself was ever extended, so that it may propose otherwise than it did."""
+        return any(event.kind == "extended" and any(key.startswith("search.") for key in event.detail) for event in self.events())
 
     def _job(self, job_id: str) -> ColumnElement[bool]:
         return (evaluations.c.study == self._id) & (evaluations.c.job == job_id)
