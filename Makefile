@@ -8,10 +8,11 @@ DEMO := runs/demo
 # One worker per core with one thread each is how searches run, and how tests run fastest.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help demo test lint format types pytest bench docs install clean
+.PHONY: help demo small test lint format types pytest bench docs install clean
 
 help:
 	@echo "make demo    a whole search on a small language model, its report and an optimizer in a file (at most 4 minutes after installing)"
+	@echo "make small   the same on CIFAR-10, about an hour; the tables and pictures of docs/results/cifar10-small.md"
 	@echo "make test    lint, types and tests (at most 10 minutes after installing)"
 	@echo "make lint | format | types | pytest | bench | docs | install | clean"
 
@@ -34,6 +35,12 @@ demo: $(READY)
 	@$(BIN)/optevolve show $(DEMO)
 	@$(BIN)/python examples/use_best_optimizer.py $(DEMO)
 
+# The run of docs/results/cifar10-small.md, its pictures, and its tables on standard output. Data: OPTEVOLVE_DATA, else the Hub.
+small: $(READY)
+	@$(BIN)/optevolve search --preset small --out runs/small
+	@$(BIN)/optevolve report runs/small --figures docs/results/cifar10-small
+	@$(BIN)/python benchmarks/run_tables.py runs/small
+
 test: $(READY) lint types pytest
 
 lint: $(READY)
@@ -50,9 +57,10 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# All that need no arguments; protocols.py compares two calibrations.
+# All that need no arguments.
+WITH_ARGUMENTS := gallery protocols run_tables
 bench: $(READY)
-	@set -e; for script in $(filter-out benchmarks/gallery.py benchmarks/protocols.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+	@set -e; for script in $(filter-out $(WITH_ARGUMENTS:%=benchmarks/%.py),$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
 # docs/optimizers.md and its figures; what steps cost is read from docs/optimizers/cost.json.
 docs: $(READY)

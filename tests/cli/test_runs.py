@@ -148,6 +148,26 @@ def test_a_run_is_evaluated_on_tasks_each_with_its_budget(run: Command, finished
     assert {len(row["scores"]) for row in again if row["task"] == "mlp-moons"} == {2}
 
 
+def test_the_tables_of_a_page_of_results_come_from_the_run(run: Command, finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    script = Path(__file__).parents[2] / "benchmarks" / "run_tables.py"
+    done = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, timeout=120, check=True)
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines() if line.startswith("|")]
+    cells = {line[0]: line[1:] for line in lines}
+    rows = run.json("resume", str(folder))["comparisons"]
+    assert rows
+    for row in rows:
+        assert cells[row["name"]][0] == ("" if row["mean"] is None else f"{row['mean']:.4f}")
+        assert cells[row["name"]][-1] == f"`{row['rule']}`"
+    with Study.open(folder / "study.db", read_only=True) as study:
+        measured = [m for m in study.measurements() if not m.same_as]
+    assert cells["total"][:3] == [
+        str(len(measured)),
+        str(sum(m.outcome.fitness is not None for m in measured)),
+        f"{sum(m.outcome.steps for m in measured):,}",
+    ]
+
+
 def test_another_config_is_refused_with_the_difference(run: Command, finished: tuple[Path, str]) -> None:
     folder, _ = finished
     _, err = run("search", *TINY, "--seed=7", f"--out={folder}", code=2)
