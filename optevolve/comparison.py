@@ -19,10 +19,11 @@ from typing import Any
 from optevolve import surrogate
 from optevolve.config import FAST, Evaluation, Protocol, RunConfig
 from optevolve.config_text import apply_settings, difference, on_device, to_toml
-from optevolve.eliminate import Contestant
+from optevolve.contestants import TUNE, Contestant, place_of
 from optevolve.errors import ConfigError, StudyError
-from optevolve.evaluation import Comparison, EvaluationSource
-from optevolve.evaluation import compare as table_of
+from optevolve.evaluation import EvaluationSource
+from optevolve.final import REFERENCE, Comparison
+from optevolve.final import compare as table_of
 from optevolve.library import ZOO, rule_or_name
 from optevolve.listening import Listening
 from optevolve.progress import Listener, listener
@@ -73,7 +74,7 @@ def compare(
         protocol: "paper" or "fast", both judged at the end of training, with the weight decays 0, 0.001, 0.01 and 0.1.
         settings: changes to it, "full_steps=2000", "weight_decays=[0.0]".
         against: name of the rule that the others are tested against; one of the zoo is added to `rules` if it is not there; empty for
-            the first.
+            AdamW if it is among them, else the first.
         seeds: paired runs per rule and task, at least 1; from 2 on there are intervals and p-values.
         seed: of everything random.
         data: folder of data sets.
@@ -142,7 +143,7 @@ def _contestants(rules: Sequence[UpdateRule | str] | Mapping[str, UpdateRule | s
     named = {name: rule_or_name(rule) if isinstance(rule, str) else rule for name, rule in given}
     if wrong := [name for name in named if not name or "/" in name]:
         raise ConfigError(f"Expected names without '/' and not empty, got {wrong[0]!r}.")
-    reference = against or next(iter(named))
+    reference = against or (REFERENCE if REFERENCE in named else next(iter(named)))
     if reference not in named:
         if reference not in ZOO:
             raise ConfigError(f"Expected one of {', '.join(named)} or a name of 'optevolve zoo' to compare against, got {against!r}.")
@@ -166,6 +167,7 @@ def _write(folder: Path, study: Study, config: RunConfig, reference: str) -> lis
     found = table_of(measurements, reference)
     content = {
         "against": reference,
+        "corrected": "p_corrected is p_value corrected for the tests of its task by Holm's procedure; it is the one to judge by",
         "seed": config.seed,
         "protocol": asdict(config.evaluation.protocol),
         "comparisons": [asdict(row) for row in found],
@@ -175,9 +177,9 @@ def _write(folder: Path, study: Study, config: RunConfig, reference: str) -> lis
     }
     write_text(folder / "comparison.json", json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
     curves = {
-        (m.job.task, m.job.id.rsplit("/", 1)[1]): [curve for curve in m.outcome.curves if curve.purpose == "full" and curve.steps]
+        (m.job.task, place_of(m).name): [curve for curve in m.outcome.curves if curve.purpose == "full" and curve.steps]
         for m in measurements
-        if m.stage == "tune"
+        if m.stage == TUNE
     }
     write_plot(folder / "comparison.png", found, curves, reference)
     return found

@@ -280,6 +280,8 @@ class Evaluation:
         task_options: options of the run's own task.
         baselines: names of rules of the zoo that get the same trials of learning rates and weight decays.
         seeds: paired seeds per contestant.
+        choice_seeds: fresh paired seeds per contestant under which full runs are judged on the validation split: by them the rule that is
+            handed over and the best of the baselines are chosen, before the test split is opened. 0: the run of the tuning decides.
         protocol: the trials (on the validation split) and the full runs (on the test split).
     """
 
@@ -289,6 +291,7 @@ class Evaluation:
     task_options: Options = field(default_factory=dict)
     baselines: tuple[str, ...] = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
     seeds: Count = 5
+    choice_seeds: Natural = 3
     protocol: Protocol = field(default_factory=lambda: Protocol(judge="last"))
 
 

@@ -6,12 +6,12 @@ protocol and seed for all, and looks at nothing measured before.
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from optevolve.algorithms.standing import Score, merits
 from optevolve.config import EliminationRound
+from optevolve.contestants import Contestant, check_names, evolved_name, job_id
 from optevolve.records import Job, Measurement, Outcome, Proposal, Status
 from optevolve.several import join
 from optevolve.tasks import spec_of
@@ -19,19 +19,6 @@ from optevolve.tasks import spec_of
 __all__ = ["Contestant", "EliminationSource", "best", "check_names", "contenders", "seed_for", "task_of_round"]
 
 _STREAM = 6  # of the run's seed: the section of the method, so that stages draw from streams of their own
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """A rule under a name: a survivor, or a baseline.
-
-    Attributes:
-        name: unique among those it meets, without "/".
-        rule: the update rule in native notation.
-    """
-
-    name: str
-    rule: str
 
 
 def contenders(measurements: Iterable[Measurement], limit: int, over_tasks: str = "score") -> list[Contestant]:
@@ -53,8 +40,7 @@ def contenders(measurements: Iterable[Measurement], limit: int, over_tasks: str 
     # Sorting is stable, so that of equals the first asked stands first.
     ranked = sorted(found, key=lambda m: (m.stage == "initial", -merit[id(m)]))
     rules = list(dict.fromkeys(m.job.rule for m in ranked))[:limit]
-    width = max(2, len(str(len(rules))))
-    return [Contestant(f"evolved-{place:0{width}}", rule) for place, rule in enumerate(rules, start=1)]
+    return [Contestant(evolved_name(place, len(rules)), rule) for place, rule in enumerate(rules, start=1)]
 
 
 def best(outcomes: Mapping[str, Sequence[Outcome]], keep: int, over_tasks: str = "score") -> list[str]:
@@ -89,14 +75,6 @@ def seed_for(seed: int, *path: int) -> int:
 def task_of_round(budget: EliminationRound, task: str) -> str:
     """The spec of what a round is measured on, where the run's task is `task`."""
     return join([spec_of(budget.task or task, budget.task_options), *map(spec_of, budget.more_tasks)])
-
-
-def check_names(contestants: Sequence[Contestant]) -> None:
-    """Raises a ValueError if names repeat, are empty or contain "/", which parts job ids."""
-    names = [contestant.name for contestant in contestants]
-    wrong = [name for name in names if not name or "/" in name or names.count(name) > 1]
-    if wrong:
-        raise ValueError(f"names of contestants must be unique, not empty and without '/': {', '.join(map(repr, dict.fromkeys(wrong)))}")
 
 
 class EliminationSource:
@@ -150,7 +128,7 @@ class EliminationSource:
         self._outcomes = {job.id: None for job in self._jobs}
 
     def _job_id(self, name: str, seed: int) -> str:
-        return f"{self._prefix}/{name}" + (f"/seed-{seed}" if seed else "")
+        return job_id(self._prefix, name, replicate=seed or None)
 
     def ask(self) -> tuple[str, Job, Proposal | None] | None:
         """The next measurement of the round; None while its last ones are awaited, and in the end."""

@@ -5,99 +5,42 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from optevolve import __version__, surrogate
+from optevolve import surrogate
 from optevolve.algorithms import ALGORITHMS, Sameness
 from optevolve.algorithms.ties import seed_number
-from optevolve.compile import export
 from optevolve.config import FinalTask, Options, Protocol, RunConfig, Stage
-from optevolve.config_text import assemble, on_device, to_toml
-from optevolve.eliminate import Contestant, EliminationSource, contenders, seed_for, task_of_round
+from optevolve.config_text import assemble, on_device
+from optevolve.contestants import FINAL, REFERENCE_STAGE, TUNE, Contestant, job_id, place_of
+from optevolve.eliminate import EliminationSource, contenders, seed_for, task_of_round
 from optevolve.errors import ConfigError, RunEndedError, StudyError
-from optevolve.evaluation import Comparison, EvaluationSource, compare
+from optevolve.evaluation import Comparison, EvaluationSource
+from optevolve.final import REFERENCE, compare
 from optevolve.final_tasks import asked_tasks, final_tasks
 from optevolve.integrity import check_integrity
 from optevolve.library import ZOO
-from optevolve.library.known import said_of
 from optevolve.listening import Listening
 from optevolve.progress import Listener, listener
-from optevolve.records import Job, Measurement, Outcome
-from optevolve.reporting import CURVES, write_report
-from optevolve.reporting import leaderboard as ranked
-from optevolve.reporting.figures import write_figures
+from optevolve.records import Job, Outcome
+from optevolve.results import Leader, Result, comparisons, leaderboard, report, why_ended, write_results
 from optevolve.run.definitions import definitions_of
 from optevolve.run.driver import Ask
 from optevolve.run.early_end import ALIKE, Hopeful, ended, name_of_stage, require_completed, worst_outcomes
-from optevolve.run.folder import has_run, open_run, read_run
+from optevolve.run.folder import has_run, open_run
 from optevolve.run.session import Session, require_device, session
 from optevolve.run.store import Study
 from optevolve.run.watch import Callback
 from optevolve.several import join, split
-from optevolve.space import UpdateRule, parse
 from optevolve.space.grammar import grammar
 from optevolve.tasks import AnyTask, check_task, listed, load, spec_for, spec_of
 
-__all__ = ["Result", "comparisons", "evaluate", "leaderboard", "report", "require_tasks", "resume", "search", "why_ended"]
+__all__ = ["Leader", "Result", "comparisons", "evaluate", "leaderboard", "report", "require_tasks", "resume", "search", "why_ended"]
 
 _TIES = 51  # stream of the run's seed
-
-
-@dataclass(frozen=True)
-class Leader:
-    """One of the best rules of a run.
-
-    Attributes:
-        rank: from 1.
-        rule: what it is.
-        fitness: the surrogate's number; None unless its measurement completed.
-        learning_rate: the peak that its trials chose.
-        score, interval: mean on the test split and its 95 % interval, if the rule reached the final evaluation of the run's own task.
-        seconds: worker time that its measurement took.
-        status: how its measurement ended.
-    """
-
-    rank: int
-    rule: UpdateRule
-    fitness: float | None
-    learning_rate: float | None
-    score: float | None
-    interval: tuple[float, float] | None
-    seconds: float
-    status: str
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run has found.
-
-    Attributes:
-        folder: holds config.toml, study.db, report.html and best_optimizer.py.
-        found_finished: whether the run had come to its end before, so that nothing was done.
-    """
-
-    folder: Path
-    found_finished: bool = False
-
-    def best(self, n: int = 10) -> list[Leader]:
-        """The best n rules, best first."""
-        final: dict[str, Comparison] = {}
-        for comparison in comparisons(self.folder):
-            final.setdefault(comparison.rule, comparison)
-        leaders = []
-        for row in leaderboard(self.folder)[:n]:
-            end = final.get(row["rule"])
-            score, interval = (end.mean, end.interval) if end else (None, None)
-            values = (row["fitness"], row["learning_rate"], score, interval, row["seconds"], row["status"])
-            leaders.append(Leader(row["rank"], parse(row["rule"]), *values))
-        return leaders
-
-    def comparisons(self) -> list[Comparison]:
-        """The final evaluation: every contestant on every task."""
-        return comparisons(self.folder)
 
 
 def search(
@@ -177,7 +120,7 @@ def _run(
     with open_run(folder, config, store=store, check=require_tasks, **opening) as (study, config):
         if study.finished:
             if not _reported(study):
-                _write_results(folder, study, config)
+                write_results(folder, study, config)
                 study.note("reported")
             if why := ended(study):
                 raise RunEndedError(why)
@@ -187,6 +130,7 @@ def _run(
                 if not starts:
                     _ready(config)
                 sameness = Sameness(config.search.sameness)
+                work(_reference(config), config.search.lookahead)
                 search = _SearchSource(config)
                 if not study.redrawn:  # else the larger run may draw otherwise
                     search.algorithm.recall(study.proposals())
@@ -211,7 +155,7 @@ def _run(
                     for row in compare(study.measurements(with_curves=False, with_origins=False))
                     if row.name in config.evaluation.baselines
                 ]
-                if all(row.mean is None for row in rows):
+                if not any(set(row.seeds) - set(row.lost) for row in rows):
                     require_completed("baselines", [Outcome(row.status, reason=row.reason) for row in rows])
                 study.finish()
             except RunEndedError as error:
@@ -219,7 +163,7 @@ def _run(
                 study.finish()
                 raise
             finally:
-                _write_results(folder, study, config)
+                write_results(folder, study, config)
         study.note("reported")
     return Result(folder)
 
@@ -278,48 +222,8 @@ def evaluate(
                 _check_tasks(list(chosen))
                 work(_final_evaluation(now, contestants, chosen), config.search.lookahead)
             finally:
-                _write_results(folder, study, config)
-        return compare(study.measurements(with_curves=False, with_origins=False))
-
-
-def leaderboard(out: str | Path, n: int | None = None) -> list[dict[str, Any]]:
-    """Rows of the best rules of a run, also while it is running: at least rank, rule, fitness, status.
-
-    Args:
-        out: its folder, or the URL of its study.
-        n: how many; None for all.
-    """
-    with read_run(out) as (study, config):
-        return ranked(study.measurements(with_curves=False, with_origins=False), n, config.search.over_tasks)
-
-
-def comparisons(out: str | Path) -> list[Comparison]:
-    """The final evaluation of a run as far as it has come, best first within a task."""
-    with read_run(Path(out)) as (study, _):
-        return compare(study.measurements(with_curves=False, with_origins=False))
-
-
-def why_ended(out: str | Path) -> str:
-    """Why a run ended before its end; empty if it did not."""
-    with read_run(out) as (study, _):
-        return ended(study)
-
-
-def report(out: str | Path, *, figures: str | Path | None = None) -> Path:
-    """Writes report.html of a run anew, also while it is running.
-
-    Args:
-        out: the run's folder.
-        figures: a folder to write the main figures into, as SVG files of their own; None for the page alone.
-    Returns:
-        The page's path.
-    """
-    folder = Path(out)
-    with read_run(folder) as (study, config):
-        if figures is not None:
-            measurements = _drawn(study, config)
-            write_figures(figures, config=config, measurements=measurements, comparisons=compare(measurements))
-        return _write_report(folder, study, config)
+                write_results(folder, study, config)
+        return comparisons(folder)
 
 
 def require_tasks(config: RunConfig) -> None:
@@ -374,6 +278,30 @@ class _SearchSource:
         return self.algorithm.done
 
 
+class _OneJob:
+    """A single measurement as a source for the driver."""
+
+    def __init__(self, stage: str, job: Job) -> None:
+        self._stage, self._job = stage, job
+        self._asked = self.done = False
+
+    def ask(self) -> Ask | None:
+        if self._asked:
+            return None
+        self._asked = True
+        return self._stage, self._job, None
+
+    def tell(self, job_id: str, outcome: Outcome) -> None:
+        self.done = True
+
+
+def _reference(config: RunConfig) -> _OneJob:
+    """AdamW, measured as the evolution's rules are: what their fitness is to be seen beside."""
+    stage, rule = config.evolution, str(ZOO[REFERENCE].rule)
+    job = Job(job_id(REFERENCE_STAGE, REFERENCE), rule, _task_of_stage(config, stage), stage.protocol, config.seed)
+    return _OneJob(REFERENCE_STAGE, job)
+
+
 def _task_of(config: RunConfig, options: Options) -> str:
     return spec_of(config.task, options)
 
@@ -398,14 +326,15 @@ def _baselines(config: RunConfig) -> list[Contestant]:
 
 def _contestants_of(study: Study) -> list[Contestant]:
     """Survivors and baselines as the run's own final evaluation met them."""
-    found = {m.job.id.rsplit("/", 1)[1]: m.job.rule for m in study.measurements("tune")}
+    found = {place_of(m).name: m.job.rule for m in study.measurements(TUNE)}
     return [Contestant(name, rule) for name, rule in found.items()]
 
 
 def _final_evaluation(config: RunConfig, contestants: Sequence[Contestant], tasks: Mapping[str, Protocol]) -> Hopeful:
     """The final evaluation, ended once every baseline has failed: nothing can be compared then."""
     evaluation = config.evaluation
-    source = EvaluationSource(contestants, list(tasks), evaluation.protocol, protocols=tasks, seeds=evaluation.seeds, seed=config.seed)
+    counts = {"seeds": evaluation.seeds, "choice_seeds": evaluation.choice_seeds}
+    source = EvaluationSource(contestants, list(tasks), evaluation.protocol, protocols=tasks, seed=config.seed, **counts)
     baselines = source.tunings(evaluation.baselines)
     return Hopeful(source, lambda _, job: "baselines" if job.id in baselines else "", lambda _: len(baselines))
 
@@ -468,8 +397,8 @@ def _session(
 
 
 def _stage_of(stage: str) -> str:
-    """A contestant is evaluated as soon as it is tuned: for a person that is one stage."""
-    return "final evaluation" if stage in ("tune", "evaluate") else stage
+    """Tuning, choice and test are one stage for a person."""
+    return "final evaluation" if stage in FINAL else stage
 
 
 def _size(config: RunConfig, stage: str) -> int:
@@ -480,62 +409,12 @@ def _size(config: RunConfig, stage: str) -> int:
     tasks = max(1, len(evaluation.tasks))
     search = config.search
     sizes = {
+        REFERENCE_STAGE: 1,
         "initial": search.population,
         "evolution": search.particles * (1 + search.timesteps * search.children),
-        "final evaluation": finalists * tasks * (1 + evaluation.seeds),
+        "final evaluation": finalists * tasks * (1 + evaluation.choice_seeds + evaluation.seeds),
     }
     entering = [min(config.contenders, search.population + sizes["evolution"]), *(r.keep for r in rounds)]
     for number, (size, budget) in enumerate(zip(entering, rounds, strict=False), start=1):
         sizes[f"eliminate/{number}"] = size * budget.seeds
     return sizes[stage]
-
-
-def _write_results(folder: Path, study: Study, config: RunConfig) -> None:
-    """Report and best optimizer as they stand: also of a run that was interrupted."""
-    _write_report(folder, study, config)
-    measurements = study.measurements(with_curves=False, with_origins=False)
-    baselines = set(config.evaluation.baselines)
-    evolved = [row for row in compare(measurements) if row.name not in baselines and row.mean is not None]
-    ranking = [row for row in ranked(measurements, 1, config.search.over_tasks) if row["fitness"] is not None]
-    if evolved:
-        task = evolved[0].task  # the run's own comes first
-        best = max((row for row in evolved if row.task == task), key=lambda row: row.mean or 0.0)
-        scores = {row.task: row.mean for row in evolved if row.rule == best.rule and row.mean is not None}
-        tuned: dict[str, Any] = {"learning_rate": best.learning_rate, "weight_decay": best.weight_decay or 0.0}
-        rule, origin = best.rule, "survivor with the best mean test score of the run's final evaluation"
-    elif ranking:
-        tuned = {name: ranking[0][name] for name in ("learning_rate", "weight_decay")}
-        rule, again = ranking[0]["rule"], ranking[0]["remeasured"]
-        origin = "leader of a search that has no final evaluation yet"
-        origin += ", by a measurement under a fresh seed" if again is not None else ", not measured again yet"
-        scores = {f"{config.task}, surrogate fitness": ranking[0]["fitness"] if again is None else again}
-    else:
-        return
-    provenance = f"Evolved by optevolve {__version__} on task {config.task} with seed {config.seed}: {origin}."
-    if name := said_of(parse(rule)):
-        provenance += f" {name}."
-    export(parse(rule), folder / "best_optimizer.py", name="BestOptimizer", provenance=provenance, scores=scores, **tuned)
-
-
-def _drawn(study: Study, config: RunConfig) -> list[Measurement]:
-    """All measurements, with the curves that a report draws: those of the final evaluation, before it those of the leaders."""
-    found = study.measurements(with_curves=lambda stage: stage == "evaluate")
-    if any(m.outcome.curves for m in found):
-        return found
-    leaders = {row["id"] for row in ranked(found, CURVES, config.search.over_tasks)}
-    return [(study.measurement(m.job.id) or m) if m.job.id in leaders else m for m in found]
-
-
-def _write_report(folder: Path, study: Study, config: RunConfig) -> Path:
-    measurements = _drawn(study, config)
-    write_report(
-        folder / "report.html",
-        title=f"optevolve: {config.task}",
-        config=config,
-        measurements=measurements,
-        comparisons=compare(measurements),
-        finished=study.finished,
-        config_text=to_toml(config),
-        notes=[why] if (why := ended(study)) else [],
-    )
-    return folder / "report.html"

@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
-from scipy import stats
 
 from optevolve.config import Protocol
 from optevolve.records import Status, TrainingCurve
 
-__all__ = ["Point", "Race", "by_training", "full_seed", "judged", "mean_interval", "neighbours", "run_seed", "rung_seeds", "rung_steps"]
+__all__ = ["Point", "Race", "by_training", "full_seed", "judged", "neighbours", "run_seed", "rung_seeds", "rung_steps"]
 
 Point: TypeAlias = tuple[float, float]  # learning rate, weight decay
 Runs: TypeAlias = Callable[[Sequence[tuple[Point, int]], int], Iterable[TrainingCurve]]
@@ -167,11 +166,3 @@ def run_seed(seed: int, *place: int) -> int:
 def full_seed(seed: int, number: int) -> int:
     """Seed of a full run."""
     return run_seed(seed, _FULL, number)
-
-
-def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Confidence interval of a mean (Student's t); None with fewer than two values."""
-    if len(values) < 2:
-        return None
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return float(np.mean(values)) - half, float(np.mean(values)) + half

@@ -20,11 +20,12 @@ from optevolve.compile import build
 from optevolve.config import Compute, Protocol
 from optevolve.errors import ConfigError, OptevolveError
 from optevolve.floors import Bar, floors_of_task, still_curve
-from optevolve.racing import Point, Race, by_training, full_seed, judged, mean_interval, neighbours, rung_seeds, rung_steps
+from optevolve.racing import Point, Race, by_training, full_seed, judged, neighbours, rung_seeds, rung_steps
 from optevolve.records import Job, Outcome, Split, Status, TrainingCurve
 from optevolve.schedule import schedule_values
 from optevolve.several import SEPARATOR, MeasureOne, measure_all
 from optevolve.space import UpdateRule, parse
+from optevolve.statistics import mean_interval
 from optevolve.tasks import Task, load
 from optevolve.tasks.cheaper import made_cheaper, resolution
 from optevolve.training import Engine, Floor, Part, Run, Terms, device_of, train_many

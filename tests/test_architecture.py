@@ -16,13 +16,14 @@ PACKAGE = Path(optevolve.__file__).parent
 
 # Lowest first. A part may import from lower rows and from itself; parts that share a row do not know each other.
 LAYERS: list[set[str]] = [
-    {"errors", "printable", "config"},
+    {"errors", "printable", "config", "statistics", "number_text"},
     {"records", "task_spec", "files", "config_bounds"},
-    {"schedule"},
+    {"schedule", "contestants"},
+    {"final"},
     {"space"},
     {"integrity", "algorithms", "compile", "library"},
-    {"optim"},
-    {"tasks"},
+    {"optim", "standing", "verdict"},
+    {"tasks", "delivery"},
     {"training"},
     {"racing", "several", "floors"},
     {"surrogate"},
@@ -32,7 +33,7 @@ LAYERS: list[set[str]] = [
     {"config_text"},
     {"final_tasks"},
     {"run", "reporting", "progress"},
-    {"listening"},
+    {"listening", "results"},
     {"pipeline"},
     {"calibration", "comparison"},
     {"cli"},
@@ -72,7 +73,7 @@ FREE_OF_TORCH = [
     "algorithms/",
     "library/",
 ]
-FREE_OF_TORCH += ["progress.py", "reporting/"]
+FREE_OF_TORCH += ["progress.py", "reporting/", "contestants.py", "final.py", "standing.py", "verdict.py", "delivery.py"]
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ TASKS = ["digits@width=8", "tests.my/tasks:Moons"]
 
 def score(job: Job) -> Outcome:
     """Rule N scores about N; tuning chooses 10⁻ᴺ."""
+    if job.rule == "0 * w":  # what the untrained model scores
+        return Outcome(Status.COMPLETED, -4.0, job.learning_rate)
     if job.rule == "broken":
         return Outcome(Status.STOPPED, reason="too weak")
     if job.rule == "fragile" and job.id.endswith(("seed-0", "seed-2")):
@@ -90,13 +93,84 @@ def test_a_tuned_weight_decay_is_fixed_with_the_learning_rate_and_an_only_one_is
     assert found == {("evolved-01", 0.0), ("adam", 0.0), ("fragile", 0.0), ("broken", None)}
 
 
+class Recorder:
+    """A source that notes what is asked and told."""
+
+    def __init__(self, source: EvaluationSource) -> None:
+        self.source = source
+        self.log: list[tuple[str, Job]] = []
+        self.told: set[str] = set()
+
+    def ask(self) -> tuple[str, Job, None] | None:
+        if (asked := self.source.ask()) is None:
+            return None
+        stage, job, _ = asked
+        if job.split is Split.TEST:
+            assert {j.id for s, j in self.log if s in ("tune", "choose")} <= self.told, "the test split was opened before the choice"
+        self.log.append((stage, job))
+        return stage, job, None
+
+    def tell(self, job_id: str, outcome: Outcome) -> None:
+        self.told.add(job_id)
+        self.source.tell(job_id, outcome)
+
+    @property
+    def done(self) -> bool:
+        return self.source.done
+
+
+@pytest.mark.parametrize("lookahead", [1, 3, 32])
+def test_everybody_is_chosen_on_validation_before_the_test_split_is_opened(tmp_path: Path, lookahead: int) -> None:
+    source = Recorder(EvaluationSource(CONTESTANTS, TASKS, PROTOCOL, seeds=2, seed=5, choice_seeds=3))
+    with Study.create(tmp_path / "study.db", "x") as study:
+        drive(source, SerialRunner(score), study, lookahead=lookahead)
+        stored = study.measurements()
+    choices = [m for m in stored if m.stage == "choose"]
+    assert {m.job.split for m in choices} == {Split.VALID}
+    assert len(choices) == 2 * 3 * 3, "all that were tuned: survivors and baselines alike"
+    tests = [m for m in stored if m.stage == "evaluate"]
+    assert len(tests) == 2 * 3 * 2
+    tuning = {m.job.seed for m in stored if m.stage == "tune"}
+    seeds = {number: {m.job.seed for m in choices if m.job.id.endswith(f"seed-{number}")} for number in range(3)}
+    assert all(len(found) == 1 for found in seeds.values()), "paired"
+    assert len({*tuning, *set.union(*seeds.values()), *(m.job.seed for m in tests)}) == 1 + 3 + 2, "and fresh"
+    tuned = {(m.job.task, m.job.rule): m.outcome.learning_rate for m in stored if m.stage == "tune"}
+    assert all(m.job.learning_rate == tuned[m.job.task, m.job.rule] for m in choices)
+    levels = [m for m in stored if m.stage == "untrained"]
+    assert {(m.job.task, m.job.split) for m in levels} == {(task, split) for task in TASKS for split in (Split.VALID, Split.TEST)}
+    assert {m.job.protocol.full_steps for m in levels} == {1}
+
+
+def test_an_evaluation_stopped_anywhere_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    def source() -> EvaluationSource:
+        return EvaluationSource(CONTESTANTS, TASKS, PROTOCOL, seeds=2, seed=5, choice_seeds=2)
+
+    with Study.create(tmp_path / "whole.db", "x") as study:
+        drive(source(), SerialRunner(score), study, lookahead=4)
+        whole = study.measurements()
+    assert len(whole) > 30
+    for stop in range(0, len(whole), 5):
+        path, left = tmp_path / f"{stop}.db", iter(range(stop))
+
+        def broken(job: Job, left: Iterator[int] = left) -> Outcome:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return score(job)
+
+        with Study.create(path, "x") as study:
+            with pytest.raises(KeyboardInterrupt):
+                drive(source(), SerialRunner(broken), study, lookahead=4)
+            drive(source(), SerialRunner(score), study, lookahead=4)
+            assert [(m.job, m.outcome) for m in study.measurements()] == [(m.job, m.outcome) for m in whole]
+
+
 def by_name(rows: list[Comparison], task: str) -> dict[str, Comparison]:
     return {row.name: row for row in rows if row.task == task}
 
 
 def test_the_table_is_the_textbook_s(tmp_path: Path) -> None:
     stored = evaluate(tmp_path / "study.db", seeds=4)
-    rows = compare(stored)
+    rows = compare(stored, "adam")
     assert [row.task for row in rows] == [task for task in TASKS for _ in CONTESTANTS]
     assert [row.name for row in rows] == ["evolved-01", "adam", "fragile", "broken"] * 2
     for task in TASKS:
@@ -113,9 +187,10 @@ def test_the_table_is_the_textbook_s(tmp_path: Path) -> None:
         assert evolved.difference == pytest.approx(np.mean(evolved.scores) - np.mean(adam.scores))
         assert evolved.difference_interval == pytest.approx(tuple(paired.confidence_interval(0.95)))
         assert (adam.difference, adam.difference_interval, adam.p_value) == (None, None, None)
-        assert (fragile.status, fragile.seeds, len(fragile.scores)) == (Status.DIVERGED, (1, 3), 2)
-        assert fragile.reason == "2 of 4 seeds did not complete: loss is nan"
-        shared = [fragile.scores[0] - adam.scores[1], fragile.scores[1] - adam.scores[3]]
+        assert (fragile.status, fragile.seeds, fragile.lost) == (Status.DIVERGED, (0, 1, 2, 3), (0, 2))
+        assert fragile.scores[0] == fragile.scores[2] == -4.0, "a lost run counts as the untrained model, which is worse than anybody"
+        assert fragile.reason == "2 of 4 seeds did not complete and count as the worst score: loss is nan"
+        shared = [a - b for a, b in zip(fragile.scores, adam.scores, strict=True)]
         assert fragile.difference == pytest.approx(np.mean(shared))
         assert fragile.p_value == pytest.approx(stats.ttest_1samp(shared, 0).pvalue)
         assert (broken.status, broken.reason, broken.scores, broken.mean) == (Status.STOPPED, "tuning: too weak", (), None)
@@ -130,7 +205,7 @@ def table(scores: dict[str, list[float | None]]) -> dict[str, Comparison]:
             job = Job(f"evaluate/t/{name}/seed-{number}", "g", "t", PROTOCOL, number, Split.TEST, 0.1)
             outcome = Outcome(Status.FAILED, reason="crash") if value is None else Outcome(Status.COMPLETED, value, 0.1)
             found.append(Measurement("evaluate", job, outcome))
-    return by_name(compare(reversed(found)), "t")
+    return by_name(compare(reversed(found), "adam"), "t")
 
 
 def test_what_cannot_be_tested_has_no_p_value() -> None:
@@ -141,9 +216,11 @@ def test_what_cannot_be_tested_has_no_p_value() -> None:
     assert equal["shifted"].difference == pytest.approx(0.3)
     assert equal["shifted"].p_value is None
     unmatched = table({"adam": [0.5, None], "x": [None, 0.6]})["x"]
-    assert (unmatched.mean, unmatched.difference, unmatched.p_value) == (0.6, None, None)
+    assert unmatched.scores == (0.5, 0.6), "the lost run counts as the worst"
+    assert (unmatched.difference, unmatched.p_value) == (pytest.approx(0.05), pytest.approx(0.5))
     infinite = table({"adam": [0.5, 0.6, 0.4], "x": [0.6, -math.inf, 0.7]})["x"]
-    assert (infinite.mean, infinite.interval, infinite.p_value) == (-math.inf, None, None)
+    assert (infinite.scores, infinite.lost) == ((0.6, 0.4, 0.7), (1,))
+    assert infinite.interval is not None
     alone = table({"x": [0.5, 0.6]})["x"]
     assert alone.interval is not None
     assert alone.difference is None

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from optevolve.config import FAST, Protocol
-from optevolve.racing import Point, Race, full_seed, mean_interval
+from optevolve.racing import Point, Race, full_seed
 from optevolve.records import Job, Split, Status, TrainingCurve
+from optevolve.statistics import mean_interval
 from optevolve.surrogate import measure
 from optevolve.tasks import TASKS, Batch, load
 from optevolve.tasks.synthetic import MlpMoons

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from optevolve.algorithms.standing import Score, merits
+from optevolve.statistics import t_quantile
 
 __all__ = ["Scores", "by_rank", "leading", "seed_number", "tied"]
-
-# Two-sided 95 % quantiles of Student's t for 1, 2, … degrees of freedom; beyond them the normal one is close.
-_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 @dataclass
@@ -91,8 +89,7 @@ def _as_good(best: Scores, other: Scores) -> bool:
     gaps = [a - b for a, b in zip(best.values, other.values, strict=True)]
     mean = sum(gaps) / number
     deviation = math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / (number - 1))
-    quantile = _QUANTILES[number - 2] if number - 2 < len(_QUANTILES) else 1.96
-    return mean <= quantile * deviation / math.sqrt(number)
+    return mean <= t_quantile(number - 1) * deviation / math.sqrt(number)
 
 
 def seed_number(proposal_id: str) -> int:

@@ -22,7 +22,10 @@ def compare(
     protocol: Annotated[str, typer.Option("--protocol", help="paper or fast; both judge at the end of training.")] = "fast",
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any value of the protocol.")] = None,
     against: Annotated[
-        str, typer.Option("--against", metavar="NAME", help="Whom the others are tested against. Default: the first rule.")
+        str,
+        typer.Option(
+            "--against", metavar="NAME", help="Whom the others are tested against. Default: adamw if it is given, else the first rule."
+        ),
     ] = "",
     rank: Rank = 1,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Paired runs per rule and task.")] = 5,
@@ -62,8 +65,7 @@ def compare(
     if json:
         print_json([asdict(row) for row in found])
         return
-    reference = against or next(iter(named))
     for task in dict.fromkeys(row.task for row in found):
         say(f"\n{task}, test split", style="bold")
-        print_comparisons([row for row in found if row.task == task], reference)
+        print_comparisons([row for row in found if row.task == task])
     say(f"comparison.json, comparison.png: {out}")

@@ -152,6 +152,7 @@ def export(
         out,
         provenance=". ".join(filter(None, [subject.provenance, said_of(subject.rule)])),
         scores=subject.scores,
+        notes=subject.notes,
         learning_rate=subject.learning_rate,
         weight_decay=subject.weight_decay,
         format=format.value,

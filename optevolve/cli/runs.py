@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from optevolve.cli.terminal import console, notice, print_json, print_table, say
+from optevolve.standing import Standing
 
 if TYPE_CHECKING:
-    from optevolve.evaluation import Comparison
+    from optevolve.final import Comparison
+    from optevolve.verdict import Verdict
 
 __all__ = ["Device", "evaluate", "print_comparisons", "report", "resume", "search", "top"]
 
@@ -215,6 +217,10 @@ def evaluate(
         ),
     )
     _show_comparisons(folder, json)
+    if not json:
+        from optevolve.results import verdict
+
+        _say_verdicts(verdict(folder))
 
 
 def top(
@@ -238,19 +244,20 @@ def top(
         show(place, number, every)
         return
     from optevolve.errors import RunEndedError
-    from optevolve.reporting import leaderboard  # not by way of the pipeline, which loads torch: a look at a run takes a blink
     from optevolve.run.early_end import ended
     from optevolve.run.folder import read_run
+    from optevolve.standing import basis, ranking
 
     with read_run(place) as (study, config):
-        why = ended(study)
-        rows = leaderboard(study.measurements(with_curves=False, with_origins=False), over_tasks=config.search.over_tasks)
+        why, finished = ended(study), study.finished
+        rows = ranking(study.measurements(with_curves=False, with_origins=False), over_tasks=config.search.over_tasks)
     if why and not rows:
         raise RunEndedError(why)
     if json:
-        print_json(rows)
+        print_json([asdict(row) for row in rows])
     elif rows:
-        _print_leaderboard(rows[:number])
+        _print_ranking(rows[:number])
+        say(basis(rows, finished))
     else:
         say(f"Nothing is measured yet in {place}.")
     if why:
@@ -300,21 +307,22 @@ def _specs(text: str) -> list[str]:
     return [spec.strip() for spec in re.split(r",(?!\s*\w+\s*=)", text) if spec.strip()]
 
 
-def _print_leaderboard(rows: list[dict[str, Any]]) -> None:
+def _print_ranking(rows: Sequence[Standing]) -> None:
     from optevolve.library.known import headline
     from optevolve.space import parse
 
-    decayed = any(row.get("weight_decay") for row in rows)  # most searches leave it at 0
-    again = any(row.get("remeasured") is not None for row in rows)
+    named, chosen = any(row.name for row in rows), any(row.choice is not None for row in rows)
+    again = any(row.remeasured is not None for row in rows)
+    decayed = any(row.weight_decay for row in rows)  # most searches leave it at 0
 
-    def cells(row: dict[str, Any]) -> list[Any]:
-        decay = [_rate(row["weight_decay"])] if decayed else []
-        fresh = [row["remeasured"]] if again else []
-        shown = headline(parse(row["rule"]))
-        return [row["rank"], row["fitness"], *fresh, _rate(row.get("learning_rate")), *decay, row["status"], shown]
+    def cells(row: Standing) -> list[Any]:
+        first = [row.rank, *([row.name or None] if named else []), *([row.choice] if chosen else []), *([row.remeasured] if again else [])]
+        tuned = [_rate(row.learning_rate), *([_rate(row.weight_decay)] if decayed else [])]
+        return [*first, row.fitness, *tuned, row.status, headline(parse(row.rule))]
 
-    columns = ["rank", "fitness", *(["again"] if again else []), "lr", *(["wd"] if decayed else []), "status", "rule"]
-    print_table(columns, map(cells, rows), right=["rank", "fitness", "again", "lr", "wd"])
+    columns = ["rank", *(["name"] if named else []), *(["validation"] if chosen else []), *(["again"] if again else [])]
+    columns += ["fitness", "lr", *(["wd"] if decayed else []), "status", "rule"]
+    print_table(columns, map(cells, rows), right=["rank", "validation", "again", "fitness", "lr", "wd"])
 
 
 def _rate(value: float | None) -> str | None:
@@ -322,46 +330,55 @@ def _rate(value: float | None) -> str | None:
 
 
 def _show_result(folder: Path, json: bool) -> None:
-    from optevolve import pipeline
+    from optevolve import results
 
-    rows = pipeline.leaderboard(folder)
+    rows, verdicts = results.leaderboard(folder), results.verdict(folder)
     files = {name: str(folder / name) for name in ("report.html", "best_optimizer.py") if (folder / name).is_file()}
     if json:
-        print_json(
-            {"out": str(folder), "files": files, "best": rows[:10], "comparisons": [asdict(row) for row in pipeline.comparisons(folder)]}
-        )
+        compared = [asdict(row) for row in results.comparisons(folder)]
+        said = {"verdict": verdicts[0].as_dict(), "verdicts": [verdict.as_dict() for verdict in verdicts]}
+        print_json({"out": str(folder), "files": files, "best": rows[:10], "comparisons": compared, **said})
         return
-    _print_leaderboard(rows[:5])
+    _print_ranking([Standing(**row) for row in rows[:5]])
     _show_comparisons(folder, json)
     for name, path in files.items():
         say(f"{name}: {path}")
+    _say_verdicts(verdicts)
+
+
+def _say_verdicts(verdicts: Sequence[Verdict]) -> None:
+    say()
+    for verdict in verdicts:
+        say(f"Verdict: {verdict}", style="bold")
 
 
 def _show_comparisons(folder: Path, json: bool) -> None:
     """The final evaluation: every contestant on every task."""
-    from optevolve import pipeline
+    from optevolve import results
 
-    rows = pipeline.comparisons(folder)
+    rows = results.comparisons(folder)
     if json:
         print_json([asdict(row) for row in rows])
         return
     for task in dict.fromkeys(row.task for row in rows):
         say(f"\nFinal evaluation on {task}, test split", style="bold")
-        print_comparisons([row for row in rows if row.task == task], "Adam")
+        print_comparisons([row for row in rows if row.task == task])
 
 
-def print_comparisons(rows: Sequence[Comparison], reference: str) -> None:
-    """The contestants on one task, in the order given; p-values are against `reference`."""
-    test = f"p against {reference}"
-    print_table(
-        ["name", "mean", "95 % interval", test, "lr", "wd", "rule"],
-        (
-            [row.name, row.mean, _interval(row.interval), row.p_value, _rate(row.learning_rate), _rate(row.weight_decay), row.rule]
-            for row in rows
-        ),
-        right=["mean", test, "lr", "wd"],
-    )
+def print_comparisons(rows: Sequence[Comparison]) -> None:
+    """The contestants on one task, in the order given, beside the one that they are tested against."""
+    from optevolve.final import lost_text
+    from optevolve.number_text import interval, p_text
 
+    reference = next((row.reference for row in rows if row.reference), "")
+    difference = f"- {reference}" if reference else "difference"
 
-def _interval(bounds: tuple[float, float] | None) -> str | None:
-    return None if bounds is None else f"{bounds[0]:.4f} … {bounds[1]:.4f}"
+    def cells(row: Comparison) -> list[Any]:
+        tested = [row.difference, interval(row.difference_interval, 3), p_text(row.p_value), p_text(row.p_corrected)]
+        tuned = [_rate(row.learning_rate), _rate(row.weight_decay)]
+        seeds = lost_text(row) or str(len(row.seeds))
+        return [row.name, row.mean, interval(row.interval), *tested, *tuned, seeds, row.rule]
+
+    columns = ["name", "mean", "95 % interval", difference, "95 % interval ", "p", "p corrected", "lr", "wd", "seeds", "rule"]
+    print_table(columns, map(cells, rows), right=["mean", difference, "p", "p corrected", "lr", "wd"])
+    say("Differences are paired by seed; p corrected (Holm) is the one to judge by. A lost run counts as the worst score.")

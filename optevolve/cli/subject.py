@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optevolve import __version__
 from optevolve.cli.terminal import notice
 from optevolve.errors import RunEndedError, StudyError
 
@@ -35,6 +34,7 @@ class Subject:
         scores: what it reached, by stage.
         learning_rate: a good peak; None if not known.
         weight_decay: that goes with it.
+        notes: sentences on how it compares with others.
     """
 
     rule: UpdateRule
@@ -43,6 +43,7 @@ class Subject:
     scores: dict[str, float] = field(default_factory=dict)
     learning_rate: float | None = None
     weight_decay: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 def find(text: str, rank: int) -> Subject:
@@ -68,21 +69,25 @@ def find(text: str, rank: int) -> Subject:
 
 
 def _in_folder(folder: Path, rank: int) -> Subject:
-    from optevolve import pipeline
+    from optevolve.delivery import delivered
+    from optevolve.run.early_end import ended
+    from optevolve.run.folder import read_run
     from optevolve.space import parse
 
-    ranked = [row for row in pipeline.leaderboard(folder) if row["fitness"] is not None]
-    why = pipeline.why_ended(folder)
-    if why and rank > len(ranked):
+    with read_run(folder) as (study, config):
+        found = delivered(study.measurements(with_curves=False, with_origins=False), config, study.finished, rank)
+        why = ended(study)
+    if why and found is None:
         raise RunEndedError(why)
     if why:
         notice(why)
-    if rank > len(ranked):
+    if found is None:
         raise StudyError(
-            f"Expected at least {rank} measured rules in {folder}, found {len(ranked)}. See 'optevolve top {folder}', or let the run go on."
+            f"Expected at least {rank} measured rules in {folder}, found fewer. See 'optevolve top {folder}', or let the run go on."
         )
-    row = ranked[rank - 1]
-    place: dict[str, Any] = {name: row[name] for name in ("rank", "fitness", "learning_rate", "stage", "id") if name in row}
-    provenance = f"found by optevolve {__version__} in run {folder.resolve().name}, place {rank} of its search ({row['id']})"
-    scores = {f"fitness in stage {row['stage']}": row["fitness"]}
-    return Subject(parse(row["rule"]), place, provenance, scores, row["learning_rate"], row["weight_decay"])
+    row = found.standing
+    known = {"name": row.name or None, "validation": row.choice, "measured again": row.remeasured}
+    place = {"rank": row.rank, **{name: value for name, value in known.items() if value is not None}, "fitness": row.fitness}
+    place |= {"learning_rate": row.learning_rate, "stage": row.stage, "id": row.id, "provenance": found.provenance}
+    place |= {f"note {number}" if number > 1 else "note": note for number, note in enumerate(found.notes, start=1)}
+    return Subject(parse(row.rule), place, found.provenance, found.scores, row.learning_rate, row.weight_decay, found.notes)

@@ -54,7 +54,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right:
 
     Args:
         columns: headings; the last column may be wide and is folded on a terminal.
-        rows: cells, shown as text; numbers with four digits after the point.
+        rows: cells, shown as text; numbers with four digits after the point, small and large ones with four in all.
         right: headings of columns aligned to the right.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -69,7 +69,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right:
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
-    return f"{value:.4f}" if isinstance(value, float) else shielded(str(value))
+    if not isinstance(value, float):
+        return shielded(str(value))
+    return f"{value:.4f}" if value == 0 or 0.01 <= abs(value) < 1e6 else f"{value:.4g}"
 
 
 def _finite(value: Any) -> Any:

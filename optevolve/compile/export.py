@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import inspect
+import keyword
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -19,8 +21,8 @@ from optevolve.compile.cpp import CppKernel, translate
 from optevolve.compile.emit import RuleText, emit_text
 from optevolve.compile.optax import optax_source
 from optevolve.compile.tailor import imports_for, tailor, without_unused
+from optevolve.compile.writing import checked_name, comment, docstring, write_python, write_whole
 from optevolve.errors import ExportError
-from optevolve.files import require_folder
 from optevolve.space.interpret import ReferenceOptimizer
 from optevolve.space.latex import latex
 from optevolve.space.rule import UpdateRule
@@ -40,6 +42,7 @@ def export(
     name: str | None = None,
     provenance: str = "",
     scores: Mapping[str, float] | None = None,
+    notes: Sequence[str] = (),
     learning_rate: float | None = None,
     weight_decay: float = 0.0,
     format: str = "torch",
@@ -52,6 +55,7 @@ def export(
         name: of the class; None: made from the file's name.
         provenance: where the rule comes from, for the docstring.
         scores: what it reached, by task.
+        notes: paragraphs for the docstring, such as how the rule compares with others.
         learning_rate: a peak learning rate that it is known to work with.
         weight_decay: a decoupled weight decay that goes with it.
         format: "torch"; "optax": a function that returns a `GradientTransformation`; "latex": the equation.
@@ -61,24 +65,18 @@ def export(
         ExportError: if name is no identifier, the format is unknown or the file cannot be written.
     """
     path = Path(path)
-    name = name or "".join(word[:1].upper() + word[1:] for word in re.split(r"[^A-Za-z0-9]+", path.stem)) or "EvolvedOptimizer"
-    if not name.isidentifier():
-        raise ExportError(f"Expected an identifier as the class's name, got {name!r}. Give another name.")
+    made = "".join(word[:1].upper() + word[1:] for word in re.split(r"[^A-Za-z0-9]+", path.stem)) or "EvolvedOptimizer"
+    name = checked_name(name or (f"Optimizer{made}" if made[0].isdigit() or keyword.iskeyword(made) else made))
+    about = partial(_about, rule=rule, provenance=provenance, scores=scores, notes=notes)
     if format == "torch":
-        text = python_source(rule, name, provenance=provenance, scores=scores, learning_rate=learning_rate, weight_decay=weight_decay)
+        write_python(path, _torch_source(rule, name, about(f"{name}: an optimizer for torch."), learning_rate, weight_decay))
     elif format == "optax":
-        function = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-        text = optax_source(rule, function, _about(f"{function}: an optimizer for optax.", rule, provenance, scores))
+        function = checked_name(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
+        write_python(path, optax_source(rule, function, about(f"{function}: an optimizer for optax.")))
     elif format == "latex":
-        comments = "".join(f"% {line}\n" for line in _about(name, rule, provenance, scores) if line)
-        text = f"{comments}\\[\n{latex(rule)}\n\\]\n"
+        write_whole(path, f"{comment(about(name), '%')}\\[\n{latex(rule)}\n\\]\n")
     else:
         raise ExportError(f"Expected the format torch, optax or latex, got {format!r}.")
-    require_folder(path)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ExportError(f"Expected to write {path}, got: {error}. Choose a path that can be written.") from error
     return path
 
 
@@ -92,6 +90,11 @@ def python_source(
     weight_decay: float = 0.0,
 ) -> str:
     """The text of the file that `export` writes; arguments as there."""
+    about = _about(f"{name}: an optimizer for torch.", rule, provenance, scores)
+    return _torch_source(rule, name, about, learning_rate, weight_decay)
+
+
+def _torch_source(rule: UpdateRule, name: str, about: list[str], learning_rate: float | None, weight_decay: float) -> str:
     lean = emit_text(rule, whole=False, numbers=_NUMBERS)
     kernel = _kernel(lean)
     features, absent = _needs(rule, lean, kernel)
@@ -131,9 +134,7 @@ def python_source(
     text = _joined(without_unused(text, {name, "WarmupCosine", *_OVERRIDES}))
     sources = [inspect.getsource(module) for module in (contract, work, reduce, draws, bessel, foreach, cpp, kernels, compiled, schedulers)]
     imports = imports_for(text, [*sources, "import math"])
-    return "\n\n".join(
-        [_header(rule, name, provenance, scores, learning_rate, weight_decay), imports, f'__all__ = ["{name}", "WarmupCosine"]\n', text]
-    )
+    return "\n\n".join([_header(name, about, learning_rate, weight_decay), imports, f'__all__ = ["{name}", "WarmupCosine"]\n', text])
 
 
 def rule_draws(text: RuleText) -> bool:
@@ -232,30 +233,33 @@ def _joined(text: str) -> str:
     return re.sub(r"(?m)^(# [A-Z][^\n]*)\n{3}(?=\S)", r"\1\n", text)
 
 
-def _header(
-    rule: UpdateRule, name: str, provenance: str, scores: Mapping[str, float] | None, learning_rate: float | None, weight_decay: float
-) -> str:
-    lines = _about(f"{name}: an optimizer for torch.", rule, provenance, scores)
+def _header(name: str, about: list[str], learning_rate: float | None, weight_decay: float) -> str:
     arguments = f"model.parameters(), lr={'1e-3' if learning_rate is None else f'{learning_rate:g}'}"
     arguments += ", total_steps=10_000" + (f", weight_decay={weight_decay:g}" if weight_decay else "")
-    lines += [
-        "",
-        f"    optimizer = {name}({arguments})",
-        "    scheduler = WarmupCosine(optimizer, total_steps=10_000, warmup=500)  # stepped after each optimizer.step()",
-        "",
-        "Needs only torch. The rule comes first, then the optimizer class, the schedule, and what they build upon. Running this file",
-        "replays a trajectory that was recorded from another implementation of the rule.",
-    ]
-    text = "\n".join(lines).replace("\\", "\\\\")
-    return f'"""{text}\n"""'
+    return docstring(
+        [
+            *about,
+            "",
+            f"    optimizer = {name}({arguments})",
+            "    scheduler = WarmupCosine(optimizer, total_steps=10_000, warmup=500)  # stepped after each optimizer.step()",
+            "",
+            "Needs only torch. The rule comes first, then the optimizer class, the schedule, and what they build upon. Running this file",
+            "replays a trajectory that was recorded from another implementation of the rule.",
+        ]
+    )
 
 
-def _about(title: str, rule: UpdateRule, provenance: str, scores: Mapping[str, float] | None) -> list[str]:
-    lines = [title, "", *textwrap.wrap(f"Rule: {rule}", 128, subsequent_indent="    ")]
+def _about(
+    title: str, rule: UpdateRule, provenance: str = "", scores: Mapping[str, float] | None = None, notes: Sequence[str] = ()
+) -> list[str]:
+    """What a file says of its rule, line by line; the rule in one of them, so that it can be copied."""
+    lines = [title, "", f"Rule: {rule}"]
     if (shorter := simplify(rule)) != rule:
-        lines += textwrap.wrap(f"Simplified: {shorter}", 128, subsequent_indent="    ")
+        lines += [f"Simplified: {shorter}"]
     if provenance:
         lines += ["", *textwrap.wrap(f"Provenance: {provenance}", 128)]
+    for note in notes:
+        lines += ["", *textwrap.wrap(note, 128)]
     if scores:
         lines += ["", "Scores:", *(f"    {task}: {score:.4g}" for task, score in scores.items())]
     return lines

@@ -7,6 +7,7 @@ import math
 import textwrap
 
 from optevolve.compile.emit import emit_class
+from optevolve.compile.writing import docstring
 from optevolve.space.lower import SPELLINGS, lower
 from optevolve.space.rule import UpdateRule
 
@@ -93,9 +94,8 @@ def optax_source(rule: UpdateRule, name: str, header: list[str]) -> str:
     draws = "".join(
         f'\n            {draw.name} = draw("{draw.primitive}", keys[{i}] + jnp.uint32(first), w)' for i, draw in enumerate(program.draws)
     )
-    docstring = "\n".join(header).replace("\\", "\\\\")
     return _FILE.format(
-        docstring=docstring,
+        docstring=docstring(header),
         imports=("import math\n\n" if "math." in "".join(bodies + pieces) else "") + "import jax\n",
         pieces="".join(f"\n\n{piece}\n" for piece in pieces),
         numbers=textwrap.indent(bodies[0], "    "),
@@ -178,8 +178,7 @@ _CHECK = """    if total_steps is None:
         raise ValueError("Expected total_steps, since {name} has decays, got None. Give the number of steps of the run.")
 """
 
-_FILE = '''"""{docstring}
-"""
+_FILE = '''{docstring}
 
 {imports}import jax.numpy as jnp
 import optax

@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from matplotlib.axes import Axes
+
+from optevolve.final import lost_text
+from optevolve.number_text import p_text
 from optevolve.records import TrainingCurve
-from optevolve.reporting.drawing import INK, SERIES, SURFACE, new_figure, tidy
+from optevolve.reporting.drawing import INK, MUTED, SERIES, SURFACE, new_figure, tidy
 from optevolve.reporting.plots import draw_scores
 from optevolve.reporting.tables import by_task
 
 if TYPE_CHECKING:
-    from optevolve.evaluation import Comparison
+    from optevolve.final import Comparison
 
 __all__ = ["write_plot"]
 
@@ -38,6 +42,7 @@ def write_plot(
     panels = figure.subplots(len(tasks), 2, squeeze=False, height_ratios=heights)
     for (scores, rises), (task, rows) in zip(panels, tasks.items(), strict=True):
         draw_scores(scores, rows, reference, ())
+        _note_tests(scores, rows)
         scores.set_title(task, color=INK, fontsize=10, loc="left", parse_math=False)
         tidy(rises, x="step", y="validation score")
         for number, row in enumerate(rows):
@@ -48,3 +53,13 @@ def write_plot(
             rises.plot([], [], color=colour, label=row.name)
         rises.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
+
+
+def _note_tests(axes: Axes, rows: Sequence[Comparison]) -> None:
+    """Writes the corrected p-value of each row, and how many of its runs were lost, at the right edge."""
+    for place, row in enumerate(rows):
+        notes = [*([f"corrected {p_text(row.p_corrected, 'p')}"] if row.p_corrected is not None else []), lost_text(row)]
+        text = ", ".join(filter(None, notes))
+        axes.text(
+            1, place - 0.3, text, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=7, color=MUTED, parse_math=False
+        )

@@ -15,11 +15,10 @@ from optevolve.reporting import plots
 from optevolve.reporting.drawing import svg
 from optevolve.reporting.lineage import lines_of_descent
 from optevolve.reporting.page import PARTICLES, curve_groups, latest
-from optevolve.reporting.summary import REFERENCE
-from optevolve.reporting.tables import by_task, is_search
+from optevolve.reporting.tables import by_task, fitness_of, is_search, reference_level, reference_of
 
 if TYPE_CHECKING:
-    from optevolve.evaluation import Comparison
+    from optevolve.final import Comparison
 
 __all__ = ["write_figures"]
 
@@ -39,19 +38,22 @@ def write_figures(
     """
     search = [m for m in measurements if is_search(m)]
     own = [m for m in search if not m.same_as]
-    lines = lines_of_descent(search, elitist=config.search.elitist)
+    scored = any(fitness_of(m) is not None for m in own)
+    lines = lines_of_descent(search, elitist=config.search.elitist) if scored else []
     baselines = config.evaluation.baselines
     drawn = {}
-    if own:
-        drawn["progress"] = (plots.progress(own), "Fitness of each measured candidate and the best so far")
+    if scored:
+        drawn["progress"] = (plots.progress(own, reference_level(measurements)), "Fitness of each measured candidate and the best so far")
     if lines:
         drawn["descent"] = (plots.descent([latest(line) for line in lines[:PARTICLES]]), "Children of the best particles by timestep")
-    for number, (task, rows) in enumerate(by_task(comparisons).items(), start=1):
+    tasks = by_task(comparisons)
+    for number, (task, rows) in enumerate(tasks.items(), start=1):
         if any(row.scores for row in rows):
-            drawn[f"comparison-{number}"] = (plots.comparison(rows, REFERENCE, baselines), f"Scores on the test split of {task}")
+            drawn[f"comparison-{number}"] = (plots.comparison(rows, reference_of(rows), baselines), f"Scores on the test split of {task}")
     for number, (task, groups) in enumerate(curve_groups(measurements, comparisons), start=1):
         if groups:
-            drawn[f"curves-{number}"] = (plots.curves(groups, baselines, REFERENCE), f"Learning curves on {task}")
+            drawing = plots.curves(groups, baselines, reference_of(tasks[task]))
+            drawn[f"curves-{number}"] = (drawing, f"Learning curves on {task}")
     folder = Path(folder)
     require_folder(folder)
     try:

@@ -15,18 +15,33 @@ from markupsafe import Markup
 
 from optevolve import __version__
 from optevolve.config import RunConfig, Schedule
+from optevolve.contestants import EVALUATE, FINAL, REFERENCE_STAGE, place_of
 from optevolve.errors import ParseError, StudyError
+from optevolve.final import lost_text
 from optevolve.final_tasks import final_tasks
+from optevolve.number_text import duration, interval, number, p_text
 from optevolve.records import Measurement, TrainingCurve
 from optevolve.reporting import CURVES, plots
 from optevolve.reporting.drawing import svg
 from optevolve.reporting.factors import decays_of
 from optevolve.reporting.lineage import Line, Step, lines_of_descent
-from optevolve.reporting.summary import REFERENCE, duration, interval, number, opening, p_text, rule_text, verdicts
-from optevolve.reporting.tables import by_task, config_rows, deaths, fitness_of, is_search, leaderboard, stage_costs
+from optevolve.reporting.summary import opening, rule_text
+from optevolve.reporting.tables import (
+    by_task,
+    config_rows,
+    deaths,
+    fitness_of,
+    is_search,
+    leaderboard,
+    reference_level,
+    reference_of,
+    stage_costs,
+)
+from optevolve.standing import basis, ranking
+from optevolve.verdict import verdicts
 
 if TYPE_CHECKING:
-    from optevolve.evaluation import Comparison
+    from optevolve.final import Comparison
 
 __all__ = ["render_report", "write_report"]
 
@@ -56,8 +71,20 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("optevolve.reporting", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    environment.filters.update(clip=_clip, number=number, interval=interval, p=p_text, duration=duration, rule=rule_text)
+    environment.filters.update(
+        clip=_clip,
+        number=lambda value, digits=4: _typographic(number(value, digits)),
+        interval=lambda pair, digits=4: _typographic(interval(pair, digits)),
+        p=p_text,
+        duration=duration,
+        lost=lost_text,
+        rule=rule_text,
+    )
     return environment
+
+
+def _typographic(text: str) -> str:
+    return text.replace("-", "−")
 
 
 def _final(comparisons: Sequence[Comparison], baselines: Sequence[str]) -> list[dict[str, Any]]:
@@ -65,11 +92,11 @@ def _final(comparisons: Sequence[Comparison], baselines: Sequence[str]) -> list[
     for index, (task, every) in enumerate(islice(by_task(comparisons).items(), TASKS)):
         rows, figure = every[:ROWS], None
         if any(row.scores for row in rows):
-            drawing = plots.comparison(rows, REFERENCE, baselines)
+            drawing = plots.comparison(rows, reference_of(rows), baselines)
             figure = svg(
                 drawing, f"comparison-{index}", f"Scores on the test split of {_clip(task, 80)}, each contestant with its interval"
             )
-        found.append({"name": task, "rows": rows, "figure": figure, "left_out": len(every) - len(rows)})
+        found.append({"name": task, "rows": rows, "figure": figure, "left_out": len(every) - len(rows), "reference": reference_of(every)})
     return found
 
 
@@ -120,8 +147,8 @@ def curve_groups(
     """Full training runs of the final evaluation by task and contestant, contestants in the order of the comparison."""
     runs: dict[tuple[str, str], list[TrainingCurve]] = {}
     for m in measurements:
-        if m.stage == "evaluate":
-            name = m.job.id.removeprefix(f"evaluate/{m.job.task}/").rpartition("/seed-")[0]
+        if m.stage == EVALUATE:
+            name = place_of(m).name
             runs.setdefault((m.job.task, name), []).extend(c for c in m.outcome.curves if c.purpose == "full" and c.steps)
     for task, rows in by_task(comparisons).items():
         yield task, {row.name: runs[task, row.name] for row in rows if runs.get((task, row.name))}
@@ -136,7 +163,7 @@ def _curves(
         shown = {name: group for name, group in groups.items() if name not in evolved[EVOLVED_CURVES:]}
         if shown:
             drawing = svg(
-                plots.curves(shown, baselines, REFERENCE),
+                plots.curves(shown, baselines, reference_of(by_task(comparisons)[task])),
                 f"curves-{index}",
                 f"Learning curves on {_clip(task, 80)}: score and training loss over steps",
             )
@@ -205,11 +232,12 @@ def render_report(
     costs = stage_costs(measurements)
     own = [m for m in search if not m.same_as]
     # Baselines and survivors of the final evaluation are no candidates any more; what became of them is in its table.
-    candidates = [m for m in measurements if m.stage not in {"tune", "evaluate"}]
+    candidates = [m for m in measurements if m.stage not in {*FINAL, REFERENCE_STAGE}]
     found = deaths(candidates)
     measures = {(m.job.task, m.job.protocol) for m in search}
     again = [row["remeasured"] for row in ranked if row["remeasured"] is not None]
     best = leaderboard(search, 1)[0]["fitness"] if ranked else None
+    level = reference_level(measurements)
     tiles = [(number(best), "best fitness of the search")]
     if again:
         tiles.append((number(again[0]), "fitness of the leader, measured again"))
@@ -220,10 +248,11 @@ def render_report(
             (duration(costs[-1].seconds), "worker time"),
             (f"{costs[-1].reused:,}", "measurements reused"),
         ]
-    drawn = [latest(line) for line in lines[:PANELS]]
+    progress = plots.progress(own, level) if ranked else None
+    descent = plots.descent([latest(line) for line in lines[:PANELS]]) if lines and ranked else None
     drawings = {
-        "progress": svg(plots.progress(own), "progress", "Fitness of each measured candidate and the best so far") if own else None,
-        "descent": svg(plots.descent(drawn), "descent", "Children of the best particles by timestep") if drawn else None,
+        "progress": progress and svg(progress, "progress", "Fitness of each measured candidate and the best so far"),
+        "descent": descent and svg(descent, "descent", "Children of the best particles by timestep"),
         "schedule": svg(plots.schedule(_schedules(config)), "schedule", "Learning rate and momentum over a run"),
         "deaths_figure": svg(plots.causes(found, stage_costs(candidates)[-1]), "deaths", "Candidates by how they ended")
         if candidates
@@ -238,9 +267,11 @@ def render_report(
         finished=finished,
         notes=notes,
         opening=opening(config, measurements, finished),
-        verdicts=verdicts(comparisons, baselines)[:TASKS],
+        verdicts=verdicts(comparisons, finished)[:TASKS],
+        basis=basis(ranking(measurements, 1, config.search.over_tasks), finished),
         tiles=tiles,
-        reference=REFERENCE,
+        level=level,
+        chosen=next((row for row in ranked if row["ranked_by"] == "choice"), None),
         comparisons=_final(comparisons, baselines),
         tasks_left_out=max(0, len(by_task(comparisons)) - TASKS),
         decays_tuned=any(len(protocol.weight_decays) > 1 for protocol in final_tasks(config).values()),

@@ -20,7 +20,7 @@ from optevolve.reporting.lineage import Line
 from optevolve.reporting.tables import Cause, StageCost, fitness_of
 
 if TYPE_CHECKING:
-    from optevolve.evaluation import Comparison
+    from optevolve.final import Comparison
 
 __all__ = ["causes", "comparison", "curves", "decays", "descent", "progress", "schedule"]
 
@@ -46,15 +46,20 @@ def _legend(axes: Axes, columns: int = 4) -> None:
             text.set_parse_math(False)
 
 
-def progress(measurements: Sequence[Measurement]) -> Figure:
-    """Fitness over evaluations: a dot per measured candidate, the best so far of each stage, a tick below for each without a fitness."""
+def progress(measurements: Sequence[Measurement], reference: float | None = None) -> Figure:
+    """Fitness over evaluations: a dot per measured candidate, the best so far of each stage, a tick below for each without a fitness.
+
+    Args:
+        measurements: of the search, in order.
+        reference: fitness of AdamW under the evolution's protocol, drawn as a level; None where it is not known.
+    """
     figure = new_figure(9, 3.8)
     axes = figure.subplots()
     tidy(axes, x="evaluations", y="fitness")
     raster = len(measurements) > _VECTOR_DOTS
     scored = [f for m in measurements if (f := fitness_of(m)) is not None and math.isfinite(f)]
     if scored:
-        axes.set_ylim(*_limits(scored))
+        axes.set_ylim(*_limits(scored if reference is None else [*scored, reference]))
     stages: dict[str, list[tuple[int, float]]] = {}
     lost: list[int] = []
     for index, m in enumerate(measurements, start=1):
@@ -75,13 +80,15 @@ def progress(measurements: Sequence[Measurement]) -> Figure:
         axes.step(
             np.r_[x[rises], x[-1]], np.r_[best[rises], best[-1]], where="post", color=colour, linewidth=2, label=f"best so far, {stage}"
         )
+    if reference is not None:
+        axes.axhline(reference, color=INK, linewidth=1.4, linestyle=(0, (5, 3)), label="AdamW, measured as the evolution's rules are")
     if lost:
         axes.scatter(
             lost, np.full(len(lost), 0.015), marker="|", s=28, color=MUTED, alpha=0.12 if raster else 0.6, linewidths=0.8,
             transform=axes.get_xaxis_transform(), rasterized=raster, label="no fitness",
         )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(axes, columns=5)
+    _legend(axes, columns=3)
     return figure
 
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from optevolve.algorithms.standing import Score, merits
 from optevolve.config import RunConfig
+from optevolve.contestants import REFERENCE_STAGE
 from optevolve.records import Measurement, Proposal, Status
-from optevolve.reporting.remeasured import remeasured
+from optevolve.standing import fitness_of, is_search, leaderboard
 
 if TYPE_CHECKING:
-    from optevolve.evaluation import Comparison
+    from optevolve.final import Comparison
 
-__all__ = ["Cause", "StageCost", "by_task", "config_rows", "deaths", "fitness_of", "is_search", "leaderboard", "stage_costs"]
+__all__ = ["Cause", "StageCost", "by_task", "config_rows", "deaths", "fitness_of", "is_search", "leaderboard"]
+__all__ += ["reference_level", "reference_of", "stage_costs"]
 
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")
 _INTEGRITY = "refused at the integrity check"
@@ -26,86 +28,6 @@ _CAUSES = {
     Status.DIVERGED: "diverged",
     Status.FAILED: "failed",
 }
-
-
-def is_search(measurement: Measurement) -> bool:
-    """Whether a measurement belongs to the search itself, rather than to elimination or the final evaluation."""
-    return measurement.proposal is not None and measurement.stage == measurement.proposal.stage
-
-
-def fitness_of(measurement: Measurement) -> float | None:
-    """The fitness of a completed measurement, None for every other."""
-    outcome = measurement.outcome
-    return outcome.fitness if outcome.status is Status.COMPLETED else None
-
-
-def _first_of_each(measurements: Iterable[Measurement]) -> list[Measurement]:
-    """The search's measurements without repeats: a rule once, as measured last, and nothing that took over the outcome of another."""
-    found = [m for m in measurements if is_search(m)]
-    ids = {m.job.id for m in found}
-    last: dict[str, Measurement] = {}
-    for m in found:
-        if m.same_as in ids:
-            continue
-        earlier = last.get(m.job.rule)
-        # A rule that completed in one stage and failed in a later one is still listed by what it reached.
-        if earlier is None or fitness_of(m) is not None or fitness_of(earlier) is None:
-            last[m.job.rule] = m
-    return list(last.values())
-
-
-def leaderboard(measurements: Iterable[Measurement], n: int | None = None, over_tasks: str = "score") -> list[dict[str, Any]]:
-    """The best rules of the search, best first.
-
-    The best of many noisy numbers is too high. So rules that were measured again, by the elimination or in its place, come first, those
-    that came furthest before the others and by their fresh fitness alone; then the others by the search's.
-
-    A rule measured in several stages is listed once, with its last completed measurement; rules that behaved the same as one measured
-    before are listed with that one alone. Rules without a fitness come last, in the order measured.
-
-    Args:
-        measurements: of a study, in any stage; only rules of the search get rows.
-        n: how many rows at most; None for all.
-        over_tasks: how rules measured on several tasks compare within a stage, see `optevolve.algorithms.standing.merits`.
-    Returns:
-        JSON-ready rows with `rank` (from 1), `rule`, `fitness` (in the search; None unless completed), `remeasured` (mean fitness under
-        fresh seeds; None where there is none) and `remeasured_in` (the stage), `status`, `learning_rate`, `weight_decay`, `id`, `stage`,
-        `parent`, `seconds` (wall clock of the measurement) and `reason`.
-    """
-    measurements = list(measurements)
-    again, found = remeasured(measurements, over_tasks), _first_of_each(measurements)
-    merit: dict[str, float] = {}
-    for initial in (False, True):
-        scores = {m.job.id: score for m in found if (m.stage == "initial") == initial and (score := Score.of(m.outcome)) is not None}
-        merit |= zip(scores, merits(list(scores.values()), over_tasks), strict=True)
-
-    def standing(m: Measurement) -> tuple[int, float, bool, bool, float]:
-        fresh, fitness = again.get(m.job.rule), fitness_of(m)
-        first = (0, 0.0) if fresh is None else (-fresh.round, -fresh.merit)
-        # A fitness that is not a number orders with nothing; it stands below every number. The initial population is measured on an easier
-        # task than the evolution, so its fitnesses stand below those of the evolution.
-        unknown = fitness is None or fitness != fitness
-        return (*first, True, False, 0.0) if unknown else (*first, False, m.stage == "initial", -merit[m.job.id])
-
-    best = sorted(found, key=standing)[:n]
-    return [
-        {
-            "rank": rank,
-            "rule": m.job.rule,
-            "fitness": fitness_of(m),
-            "remeasured": again[m.job.rule].fitness if m.job.rule in again else None,
-            "remeasured_in": again[m.job.rule].stage if m.job.rule in again else "",
-            "status": m.outcome.status.value,
-            "learning_rate": m.outcome.learning_rate,
-            "weight_decay": m.outcome.weight_decay,
-            "id": m.job.id,
-            "stage": m.stage,
-            "parent": m.proposal.parent if m.proposal else "",
-            "seconds": m.outcome.seconds,
-            "reason": m.outcome.reason,
-        }
-        for rank, m in enumerate(best, start=1)
-    ]
 
 
 @dataclass(frozen=True)
@@ -223,6 +145,17 @@ def by_task(comparisons: Iterable[Comparison]) -> dict[str, list[Comparison]]:
         return missing, 0.0 if c.mean is None or missing else -c.mean
 
     return {task: sorted(rows, key=standing) for task, rows in tasks.items()}
+
+
+def reference_of(rows: Iterable[Comparison]) -> str:
+    """Whom the contestants on a task are tested against; empty where there is nobody."""
+    return next((row.reference for row in rows if row.reference), "")
+
+
+def reference_level(measurements: Iterable[Measurement]) -> float | None:
+    """The fitness of AdamW, measured as the rules of the evolution are; None where it has none."""
+    found = [fitness_of(m) for m in measurements if m.stage == REFERENCE_STAGE]
+    return next((fitness for fitness in found if fitness is not None and math.isfinite(fitness)), None)
 
 
 def config_rows(config: RunConfig) -> list[tuple[str, str, bool]]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from optevolve.cli import main
+from optevolve.pipeline import Result
 from optevolve.run.store import Study
 
 TINY = [
@@ -95,6 +96,29 @@ def test_top_says_rank_rule_fitness_and_status(run: Command, finished: tuple[Pat
     best = [row["fitness"] for row in rows[len(again) :] if row["fitness"] is not None]
     assert best == sorted(best, reverse=True)
     assert rows[0]["rule"] in run("top", str(folder), "-n", "1")[0]
+
+
+def test_every_door_names_the_same_rule_and_says_how_it_compares(run: Command, finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, out = finished
+    top = run.json("top", str(folder))[0]
+    assert top["name"] == "evolved-01"
+    shown = run.json("show", str(folder))
+    run("export", str(folder), "-o", str(tmp_path / "exported.py"))
+    exported, best = (tmp_path / "exported.py").read_text(encoding="utf-8"), (folder / "best_optimizer.py").read_text(encoding="utf-8")
+    assert f"\nRule: {top['rule']}\n" in best
+    assert f"\nRule: {top['rule']}\n" in exported
+    assert (shown["rule"], shown["name"]) == (top["rule"], top["name"])
+    result = run.json("resume", str(folder))
+    assert result["best"][0] == top
+    verdict = Result(folder).verdict
+    assert result["verdict"]["text"] == str(verdict)
+    assert (verdict.name, verdict.rule) == (top["name"], top["rule"])
+    leader = Result(folder).best(1)[0]
+    assert (leader.name, str(leader.rule), leader.learning_rate) == (top["name"], top["rule"], top["learning_rate"])
+    for text in (best, exported, shown["note"], (folder / "report.html").read_text(encoding="utf-8").replace("\n", " ")):
+        assert "AdamW is not among the baselines" in " ".join(text.split()), "this run's baselines are Adam and SGD"
+    assert out.strip().splitlines()[-1] == f"Verdict: {verdict}"
+    assert f"{top['learning_rate']:g}" in best
 
 
 def test_the_same_command_shows_the_result_at_once(run: Command, finished: tuple[Path, str]) -> None:

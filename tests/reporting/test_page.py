@@ -9,11 +9,13 @@ import pytest
 
 from optevolve.config import Evaluation, Search
 from optevolve.config_text import to_toml
+from optevolve.contestants import place_of
 from optevolve.errors import StudyError
 from optevolve.evaluation import compare
-from optevolve.records import Status
+from optevolve.records import Measurement, Outcome, Status
 from optevolve.reporting import write_report
 from optevolve.reporting.page import render_report
+from optevolve.verdict import verdicts
 
 SECTIONS = ("evaluation", "leaderboard", "progress", "descent", "curves", "schedules", "deaths", "cost", "reproduce")
 HOSTILE = """x</title></style></svg>'"><script>alert(1)</script><img src=x onerror=alert(2)> &lt;b&gt; {{ 7*7 }} $x_1$"""
@@ -125,10 +127,10 @@ def test_colours_follow_the_theme(html):
 
 
 def test_tuned_weight_decays_stand_beside_the_learning_rates(study):
-    decayed = [replace(row, weight_decay=0.0371) for row in study.comparisons]
+    decayed = [replace(row, weight_decay=0.07771) for row in study.comparisons]
     page = Page(render(study, comparisons=decayed))
     assert "Weight decay" in page.text
-    assert page.text.count("0.0371") == len(decayed)
+    assert page.text.count("0.07771") == len(decayed)
 
 
 def test_everything_shown_is_escaped(study):
@@ -172,7 +174,7 @@ def test_everything_shown_is_escaped(study):
 def test_empty_run(study):
     page = Page(html := render(study, finished=False, measurements=[], comparisons=[]))
     assert_loads_nothing(html)
-    for said in ("not finished", "Nothing has been measured yet", "No final evaluation yet", "No candidate has a fitness yet"):
+    for said in ("not finished", "Nothing has been measured yet", "No verdict yet", "No candidate has a fitness yet"):
         assert said in page.text
 
 
@@ -181,7 +183,7 @@ def test_interrupted_run(study, count):
     page = Page(html := render(study, finished=False, measurements=study.measurements[:count], comparisons=[]))
     assert_loads_nothing(html)
     assert "not finished" in page.text
-    assert "No final evaluation yet" in page.text
+    assert "No verdict yet" in page.text
 
 
 def test_interrupted_in_the_final_evaluation(study):
@@ -189,7 +191,7 @@ def test_interrupted_in_the_final_evaluation(study):
     some = [m for m in study.measurements if m.stage != "evaluate"] + final[:7]
     page = Page(render(study, finished=False, measurements=some, comparisons=compare(some)))
     assert "tuned, not evaluated yet" in page.text
-    assert "Adam has no score" in page.text
+    assert "not finished" in page.text
 
 
 def test_nothing_completed(study):
@@ -199,9 +201,11 @@ def test_nothing_completed(study):
         )
         for m in study.measurements
     ]
-    page = Page(render(study, measurements=died, comparisons=compare(died)))
+    page = Page(html := render(study, measurements=died, comparisons=compare(died)))
     assert "No candidate has a fitness yet" in page.text
-    assert "No evolved rule has a score" in page.text
+    assert "no evolved rule finished its tuning" in page.text
+    assert 'aria-label="Fitness of each' not in html
+    assert 'aria-label="Children' not in html
     assert "the loss is NaN" in page.text
 
 
@@ -223,8 +227,35 @@ def test_other_algorithms_have_no_lines_of_descent(study):
 
 def test_own_baselines(study):
     config = replace(study.config, evaluation=Evaluation(baselines=("sgd",)))
-    kept = [row for row in study.comparisons if row.name.startswith("evolved") or row.name == "sgd"]
-    assert "Adam has no score on this task" in Page(render(study, config=config, comparisons=kept)).text
+    final = ("tune", "evaluate")
+    kept = [m for m in study.measurements if m.stage not in final or place_of(m).name.startswith("evolved") or place_of(m).name == "sgd"]
+    text = Page(render(study, config=config, measurements=kept, comparisons=compare(kept))).text
+    assert "the best of the baselines, SGD" in text
+    assert "AdamW is not among the baselines" in text
+
+
+def test_the_verdict_stands_on_top_and_the_table_says_which_p_is_which(html, study):
+    page = Page(html)
+    verdict = verdicts(study.comparisons)[0]
+    assert str(verdict) in page.text
+    assert page.text.index(str(verdict)) < page.text.index("candidates measured")
+    assert "p corrected" in page.text
+    assert "handed over" in page.text
+
+
+def test_adamw_is_a_level_in_the_progress_plot(study):
+    level = Measurement("reference", replace(study.measurements[-1].job, id="reference/adamw"), Outcome(Status.COMPLETED, 0.123))
+    with_level = render(study, measurements=[*study.measurements, level])
+    assert "AdamW, measured as" in with_level
+    lost = replace(level, outcome=Outcome(Status.STOPPED, reason="weak"))
+    assert "AdamW, measured as" not in render(study, measurements=[*study.measurements, lost])
+
+
+def test_lost_seeds_are_shown_in_the_table(study):
+    row = next(m for m in study.measurements if m.stage == "evaluate" and place_of(m).name == "sgd")
+    lost = replace(row, outcome=Outcome(Status.DIVERGED, reason="the loss is NaN"))
+    found = [lost if m is row else m for m in study.measurements]
+    assert "1 of 5 diverged" in Page(render(study, comparisons=compare(found))).text
 
 
 def test_large_run_stays_small(make_study):

@@ -1,0 +1,79 @@
+"""Text that others wrote, made safe for the file that it goes into; and files that appear whole or not at all.
+
+Names of tasks, rules and runs come from stores and command lines. In a docstring or a comment they must stay what they are: words.
+"""
+
+from __future__ import annotations
+
+import ast
+import keyword
+import os
+import secrets
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from optevolve.errors import ExportError
+from optevolve.files import require_folder
+
+__all__ = ["checked_name", "comment", "docstring", "one_line", "write_python", "write_whole"]
+
+_LONGEST = 140
+# Control characters, formatting ones such as those that turn the direction of writing, lone surrogates, line and paragraph separators.
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def one_line(text: str) -> str:
+    """The text with every character that is not printed, or ends a line, spelled as its escape."""
+    return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in _UNPRINTABLE else c for c in text)
+
+
+def docstring(lines: Sequence[str]) -> str:
+    """A docstring in Python that reads as these lines, whatever is in them, with a mark for linters if one is long."""
+    safe = "\n".join(map(one_line, lines)).replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    return f'"""{safe}\n"""' + ("  # noqa: E501" if max(map(len, safe.splitlines()), default=0) > _LONGEST else "")
+
+
+def comment(lines: Sequence[str], mark: str) -> str:
+    """The lines as comments that start with a mark, empty ones left out."""
+    return "".join(f"{mark} {one_line(line)}\n" for line in lines if line)
+
+
+def checked_name(name: str) -> str:
+    """The name of a class or function, as it may stand in a file.
+
+    Raises:
+        ExportError: if it is no identifier, or one that Python keeps to itself.
+    """
+    if not name.isidentifier() or keyword.iskeyword(name) or not name.isascii():
+        raise ExportError(f"Expected an identifier in plain letters as the class's name, got {name!r}. Give another name.")
+    return name
+
+
+def write_python(path: Path, text: str) -> None:
+    """Writes a Python file as `write_whole` does, if it is one.
+
+    Raises:
+        ExportError: if the text cannot be parsed, which is a mistake of this package, or the file cannot be written.
+    """
+    try:
+        ast.parse(text)
+    except (SyntaxError, ValueError) as error:
+        raise ExportError(f"Expected Python for {path}, got: {error}. What was there is kept; please report the rule.") from error
+    write_whole(path, text)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text so that a file that was there before stays until the new one is complete.
+
+    Raises:
+        OptevolveError: if it cannot be written.
+    """
+    require_folder(path)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise ExportError(f"Expected to write {path}, got: {error.strerror or error}. Choose a path that can be written.") from error
