@@ -58,7 +58,7 @@ def place_of(measurement: Measurement) -> Place:
     """What `job_id` was given, from a measurement of an elimination or of the final evaluation."""
     prefix = measurement.stage + ("/" if measurement.stage.startswith("eliminate/") else f"/{measurement.job.task}/")
     name, _, replicate = measurement.job.id.removeprefix(prefix).partition("/seed-")
-    return Place(name, int(replicate or 0))
+    return Place(name, int(replicate) if replicate.isdecimal() else 0)
 
 
 def check_names(contestants: Sequence[Contestant]) -> None:

@@ -27,8 +27,9 @@ __all__ = ["Event", "events_of", "fetch", "fingerprints", "measurements", "propo
 
 _LONGEST_ID = 4096
 _WORDS = {"Infinity": math.inf, "-Infinity": -math.inf}
-# What ids are made of, by stage: `optevolve.evaluate` and the report read names and seeds off them.
-_IDS = {"tune": re.compile(r"tune/.+/[^/]+", re.DOTALL), "evaluate": re.compile(r"evaluate/.+/[^/]+/seed-[0-9]{1,9}", re.DOTALL)}
+# What ids are made of, by stage: `optevolve.contestants.place_of` reads names and seeds off them.
+_IDS = {"tune": re.compile(r"tune/.+/[^/]+", re.DOTALL)}
+_IDS |= {stage: re.compile(rf"{stage}/.+/[^/]+/seed-[0-9]{{1,9}}", re.DOTALL) for stage in ("choose", "evaluate")}
 _STATUS = {status.value: status for status in Status}
 _SPLIT = {split.value: split for split in Split}
 _ROUND = re.compile(r"eliminate/[0-9]{1,9}")
