@@ -6,6 +6,7 @@ import random
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -51,11 +52,11 @@ def text(outcomes: dict[str, Outcome]) -> dict[str, str]:
 
 
 def test_workers_killed_and_stopped_at_random_moments_change_no_row() -> None:
-    """Each is killed by a signal, or stopped for longer than the time limit, and then continued or killed."""
+    """Each is killed by a signal, or stopped for longer than the time limit, and then continued or killed; no job thrice."""
     jobs = [poison().job(f"{number:03}", f"sleep 0.{number % 3}", seed=number) for number in range(10 * KILLS)]
     expected = {job.id: poison().synthetic(job) for job in jobs}
     dice, killed, stopped = random.Random(5), 0, dict[int, float]()
-    due = 0.0
+    due, hits = 0.0, Counter[str]()
 
     with LocalRunner(2, poison().poisoned, time_limit=1.0) as runner:
 
@@ -67,11 +68,13 @@ def test_workers_killed_and_stopped_at_random_moments_change_no_row() -> None:
                     del stopped[pid]
                     with suppress(ProcessLookupError):
                         os.kill(pid, dice.choice([signal.SIGCONT, signal.SIGKILL]))
-            workers = [worker.process.pid for worker in runner._running]
+            jobs_of = {worker.process.pid: run.job.id for worker, run in runner._running.items() if hits[run.job.id] < 2}
+            workers = list(jobs_of)
             if now < due or killed == KILLS or not workers or set(workers) <= stopped.keys():
                 return
             due, killed = now + dice.uniform(0.1, 0.5), killed + 1
             pid = dice.choice([pid for pid in workers if pid not in stopped])
+            hits[jobs_of[pid]] += 1
             with suppress(ProcessLookupError):
                 if killed % 3 == 0:
                     os.kill(pid, signal.SIGSTOP)

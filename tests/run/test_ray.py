@@ -99,7 +99,7 @@ def module(name: str) -> Any:
         sys.path.remove(HERE)
 
 
-def collected(runner: RayRunner, jobs: list[Job], seconds: float = 90) -> dict[str, Outcome]:
+def collected(runner: RayRunner, jobs: list[Job], seconds: float = 200) -> dict[str, Outcome]:
     for job in jobs:
         runner.submit(job)
     found: dict[str, Outcome] = {}
