@@ -21,7 +21,7 @@ from optevolve.space import parse
 from optevolve.tasks import Task
 from optevolve.training import Engine, Floor, train
 
-__all__ = ["Bar", "floors_of_task", "still_curve", "surpasses"]
+__all__ = ["Bar", "floors_in_words", "floors_of_task", "still_curve", "surpasses"]
 
 _ROUNDING = 1e-6  # of the loss: what two programs for the same numbers may differ by
 
@@ -70,6 +70,15 @@ def surpasses(curve: TrainingCurve, still: TrainingCurve) -> bool:
 def floors_of_task(task: Task, protocol: Protocol) -> tuple[float, float] | None:
     """The task's own floors for trials and full runs, if it has any that are for trials as long as the protocol's."""
     return task.floors if protocol.trial_steps >= task.floors_from else None
+
+
+def floors_in_words(task: Task | type[Task]) -> str:
+    """What early stopping asks of a rule on the task where the protocol has no floors of its own."""
+    relative = "a higher training score or a lower training loss than a rule that never moves has on the same batches"
+    if task.floors is None:
+        return relative
+    own = f"a training score of {task.floors[0]:g} in trials and {task.floors[1]:g} in the full run"
+    return own if not task.floors_from else f"{own}, or, where trials have fewer than {task.floors_from} steps, {relative}"
 
 
 def still_curve(task: Task, protocol: Protocol, seed: int, trial: bool, compute: Compute) -> TrainingCurve:

@@ -1,17 +1,20 @@
 """The check finds every way of breaking the protocol, and passes the built-in tasks."""
 
+import itertools
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
+from torch.nn.functional import cross_entropy, mse_loss
 
 from optevolve.errors import DataError, TaskError
 from optevolve.records import Split
-from optevolve.tasks import TASKS, Batch, Task, check_task, load
+from optevolve.tasks import TASKS, Batch, Task, check, check_task, load
 
 
 def _zeros(batch: int = 4) -> Batch:
@@ -105,3 +108,153 @@ def needs_files(kind: type[Task]) -> bool:
 @pytest.mark.parametrize("name", [name for name, kind in TASKS.items() if not needs_files(kind)])
 def test_built_in_tasks_pass(name: str) -> None:
     assert check_task(load(name)).parameters >= 2
+
+
+def _kept(batch: Batch) -> Callable[[Split], Iterator[Batch]]:
+    return lambda split: iter([batch])
+
+
+SHARED = nn.Linear(1, 1)
+BATCH_NORM = {"make": lambda: nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))}
+
+
+def _nan_in(which: int) -> Callable[[Split], Iterator[Batch]]:
+    def give(split: Split) -> Iterator[Batch]:
+        for number in range(4):
+            yield _zeros() if number != which else Batch(torch.full((4, 1), float("nan")), torch.zeros(4, 1))
+
+    return give
+
+
+def _changing(model: nn.Module, batch: Batch) -> Tensor:
+    batch.x.mul_(2)
+    return mse_loss(model(batch.x), batch.y)
+
+
+def _classes(*labels: int) -> dict[str, Any]:
+    return {
+        "make": lambda: nn.Linear(1, 3),
+        "give": _kept(Batch(torch.ones(len(labels), 1), torch.tensor(labels))),
+        "lose": lambda model, batch: cross_entropy(model(batch.x), batch.y),
+        "judge": lambda model, batch: (model(batch.x).argmax(-1) == batch.y).float().mean(),
+    }
+
+
+class _Raw(nn.Module):
+    """A model whose gradient is sparse, infinite or of a kind of its own."""
+
+    def __init__(self, forward: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, 1))
+        self.function = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, self.weight)
+
+
+HITS_EVERY_RULE = [
+    (
+        {
+            "make": lambda: nn.Sequential(nn.Embedding(4, 1, sparse=True), nn.Flatten(0)),
+            "give": _kept(Batch(torch.tensor([0, 1, 3]), torch.zeros(3))),
+        },
+        "gradients must be dense; that of '0.weight' is sparse (torch.sparse_coo). Leave out sparse=True.",
+    ),
+    (
+        {**BATCH_NORM, "give": lambda split: iter([_zeros(), _zeros(1)])},
+        "on batch 2 of train, which has one example). Leave out the last, incomplete batch.",
+    ),
+    ({"make": lambda: SHARED}, "model() must build a fresh model at every call; two calls share the parameter"),
+    ({"make": lambda: nn.Sequential(nn.Linear(1, 1), SHARED)}, "two calls share the parameter '1.weight'"),
+    ({"make": lambda: nn.LazyLinear(1)}, "'weight' is lazy and has no shape yet"),
+    ({"give": _nan_in(2)}, "found nan on batch 3 of train, also for the untrained model. Mend the data"),
+    ({"make": lambda: _Raw(lambda x, weight: (x @ weight).sqrt())}, "gradients must be finite; that of 'weight' is not, on batch 1"),
+    ({"lose": _changing, "give": _kept(_zeros())}, "must leave the batch as it is; batch 1 of train was changed"),
+    (_classes(0, 2, 3), "Target 3 is out of bounds"),
+    (
+        {
+            "judge": lambda model, batch: torch.tensor(1.0 if len(batch.x) == 4 else float("nan")),
+            "give": lambda split: iter([_zeros(), _zeros(2)]),
+        },
+        "score(model, batch) must be finite on batch 2 of train",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("parts", "says"), HITS_EVERY_RULE, ids=[says[:40] for _, says in HITS_EVERY_RULE])
+def test_what_would_end_every_candidate_is_found_before_a_search(parts: dict[str, Any], says: str) -> None:
+    with pytest.raises(TaskError) as caught:
+        check_task(replace(Line(), **parts))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def _growing() -> Callable[[Split], Iterator[Batch]]:
+    calls = itertools.count()
+    return lambda split: iter([_zeros()] * (2 + next(calls)))
+
+
+def _drawn(split: Split) -> Iterator[Batch]:
+    return iter([Batch(torch.rand(4, 1), torch.zeros(4, 1))])
+
+
+GENERATOR = random.Random(0)
+
+DIFFERS = [
+    ({"make": lambda: _Raw(lambda x, weight: x @ weight + GENERATOR.random())}, "must be the same at every call in evaluation"),
+    ({"judge": lambda model, batch: torch.rand(())}, "score(model, batch) must be the same at every call in evaluation; two calls gave"),
+    ({"give": _drawn}, "batches(train, seed) must give the same batches at every call with the same seed; batch 1 differs"),
+    ({"give": _growing()}, "one had 2 batches, the other more"),
+    ({"make": lambda: nn.utils.parametrizations.weight_norm(_shifted())}, "two calls gave different parameters"),
+]  # fmt: skip
+
+
+def _shifted() -> nn.Linear:
+    layer = nn.Linear(1, 1)
+    with torch.no_grad():
+        layer.weight.add_(GENERATOR.random())
+    return layer
+
+
+@pytest.mark.parametrize(("parts", "says"), DIFFERS, ids=[says[:40] for _, says in DIFFERS])
+def test_a_thorough_check_finds_what_two_calls_do_not_agree_on(parts: dict[str, Any], says: str) -> None:
+    """A search lets it pass, for the training loop seeds torch's generator, and a noisy score is one all the same."""
+    task = replace(Line(judge=lambda model, batch: -mse_loss(model(batch.x), batch.y).abs()), **parts)
+    with pytest.raises(TaskError) as caught:
+        check_task(task, thorough=True)
+    assert says in str(caught.value)
+
+
+def test_a_split_without_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "SECONDS", 0.3)
+    monkeypatch.setattr(check, "THOROUGH", 0.1)
+    monkeypatch.setattr(check, "_MOST", 20)
+    endless = itertools.repeat(_zeros())
+    for thorough in (False, True):
+        found = check_task(Line(give=lambda split: endless if split is Split.TRAIN else iter([_zeros()])), thorough=thorough)
+        assert "batches of train in 0" in found.notes[0]
+        assert "the pass had not ended" in found.notes[0]
+        with pytest.raises(
+            TaskError, match=r"batches\(valid, seed\) must end; it had not after .* A split is scored as a whole: let it end"
+        ):
+            check_task(Line(give=lambda split: endless if split is Split.VALID else iter([_zeros()])), thorough=thorough)
+
+
+def test_parameters_without_a_gradient_are_mentioned() -> None:
+    found = check_task(Line(make=lambda: nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1)]), lose=_first_of, judge=_first_of))
+    assert found.notes == ("No training batch gave a gradient to 2 of the parameters: 1.bias, 1.weight.",)
+    assert check_task(Line()).notes == ()
+
+
+def _first_of(model: Any, batch: Batch) -> Tensor:
+    return mse_loss(model[0](batch.x), batch.y)
+
+
+def test_batches_of_any_kind_are_compared() -> None:
+    def give(split: Split) -> Iterator[Any]:
+        yield {"x": [torch.ones(4, 1), np.array([1.0, float("nan")])], "y": torch.zeros(4, 1), "name": "odd"}
+
+    def lose(model: nn.Module, batch: Any) -> Tensor:
+        return mse_loss(model(batch["x"][0]), batch["y"])
+
+    check_task(Line(give=give, lose=lose, judge=lose), thorough=True)
