@@ -72,8 +72,8 @@ def test_final_tasks_and_baselines_can_change_at_any_time_but_only_to_what_there
     def check(config: object) -> None:
         raise ConfigError("no such task")
 
-    with pytest.raises(ConfigError, match="no such task"):
-        with open_run(folder, None, settings=['evaluation.tasks=["misspelt"]'], check=check):
-            pass  # pragma: no cover
+    misspelt = ['evaluation.tasks=["misspelt"]']
+    with pytest.raises(ConfigError, match="no such task"), open_run(folder, None, settings=misspelt, check=check):
+        pass  # pragma: no cover
     with read_run(folder) as (_, config):
         assert config.evaluation.tasks == ("digits", "quadratics")
