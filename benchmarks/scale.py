@@ -9,9 +9,9 @@ Times are the driver's own, without the simulated workers': by the clock, waitin
 counts on a machine that does nothing else, the second also tells on a busy one; the ratio of end and start is given for both. The whole
 takes below ten minutes. Memory is the process's peak.
 
-What is then read is read as the commands do it: `top`, `show`, `export` and `report` as processes of their own, start of Python included, with
-the largest of their memory; resuming up to where the next job would be measured. The goals of reading are for 100,000 evaluations. Exits
-with 1 if a goal is missed.
+What is then read is read as the commands do it: `top`, `show`, `export` and `report` as processes of their own, start of Python included,
+with the largest of their memory; resuming up to where the next job would be measured. The goals of reading are for 100,000 evaluations.
+Exits with 1 if a goal is missed.
 """
 
 import argparse
