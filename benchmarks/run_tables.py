@@ -14,8 +14,7 @@ from pathlib import Path
 from optevolve.evaluation import Comparison
 from optevolve.pipeline import comparisons
 from optevolve.records import Measurement
-from optevolve.reporting import stage_costs
-from optevolve.reporting.tables import deaths
+from optevolve.reporting.tables import deaths, stage_costs
 from optevolve.run.folder import read_run
 
 _P = [field.name for field in fields(Comparison) if field.name.startswith("p_")]
