@@ -15,6 +15,7 @@ from optevolve.evaluation import compare
 from optevolve.records import Measurement, Outcome, Status
 from optevolve.reporting import write_report
 from optevolve.reporting.page import render_report
+from optevolve.reporting.summary import rule_text
 from optevolve.verdict import verdicts
 
 SECTIONS = ("evaluation", "leaderboard", "progress", "descent", "curves", "schedules", "deaths", "cost", "reproduce")
@@ -99,7 +100,7 @@ def test_holds_every_section_and_figure(html, study):
     assert sum(tag == "svg" for tag, _ in page.tags) == 10
     for row in study.comparisons:
         assert row.name in page.text
-        assert row.rule in page.text
+        assert rule_text(row.rule) in page.text
     for stage in ("initial", "evolution", "tune", "evaluate", "total"):
         assert stage in page.text
     assert "becomes a particle" in page.text
