@@ -151,6 +151,11 @@ class Protocol:
     resolution_share: Annotated[float, Interval(gt=0, le=1)] = 1.0
     batch_share: Annotated[float, Interval(gt=0, le=1)] = 1.0
 
+    def ends_at(self, learning_rate: float | None) -> bool:
+        """Whether a chosen learning rate lies at an end of the grid, or beyond it, so that what was not tried may be better."""
+        grid = self.learning_rates
+        return learning_rate is not None and len(grid) > 1 and not min(grid) < learning_rate < max(grid)
+
 
 # A ninth to an eighth of what the paper's 13,600 steps take on its ConvNet at width 8, where a step on images of 12x12 takes 0.18 of one on
 # 32x32; more where a full run has to be made again. The measurements that chose the values are in docs/results/calibration.md.

@@ -74,6 +74,7 @@ class Comparison:
         reference: name of the contestant that the difference is to; empty for that one itself.
         validation: mean score on the validation split, by which the rule and the best of the baselines are chosen; None unless measured.
         best: the rule that is handed over against the best of the baselines, where that is not the reference; None for all others.
+        edge: whether the learning rate lies at an end of the grid that was tried, so that others may be better.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Comparison:
     reference: str = ""
     validation: float | None = None
     best: Paired | None = None
+    edge: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Choice:
         seeds: how many; 0 where the score is that of the tuning's own full run, in a run that makes no choice under fresh seeds.
         lost: how many of them were lost.
         learning_rate, weight_decay: tuned, and fixed since.
+        edge: whether that learning rate lies at an end of the grid that was tried.
     """
 
     score: float
@@ -114,6 +117,7 @@ class Choice:
     lost: int
     learning_rate: float | None
     weight_decay: float
+    edge: bool = False
 
 
 @dataclass
@@ -207,25 +211,23 @@ def _read(measurements: Iterable[Measurement]) -> tuple[_Table, _Levels]:
 
 def _choices(entries: Mapping[str, _Entry], level: float | None) -> dict[str, Choice]:
     """Means over fresh seeds, or, where the run makes no such choice, the validation scores of the tunings."""
-    tuned = {
-        name: entry.tuning.outcome for name, entry in entries.items() if entry.tuning and entry.tuning.outcome.learning_rate is not None
-    }
+    tuned = {name: entry.tuning for name, entry in entries.items() if entry.tuning and entry.tuning.outcome.learning_rate is not None}
+
+    def choice(name: str, score: float, seeds: int, lost: int) -> Choice:
+        rate = tuned[name].outcome.learning_rate
+        return Choice(score, seeds, lost, rate, tuned[name].outcome.weight_decay, tuned[name].job.protocol.ends_at(rate))
+
     scores = _counted({name: entry.choice for name, entry in entries.items()}, level)
     if any(scores.values()):
         return {
-            name: Choice(
-                fmean(scores[name].values()), len(scores[name]), len(_lost(entries[name].choice)), end.learning_rate, end.weight_decay
-            )
-            for name, end in tuned.items()
+            name: choice(name, fmean(scores[name].values()), len(scores[name]), len(_lost(entries[name].choice)))
+            for name in tuned
             if scores[name]
         }
     if not any(entry.runs for entry in entries.values()):  # while tuning goes on, a score of one says nothing of the others
         return {}
-    return {
-        name: Choice(end.fitness, 0, 0, end.learning_rate, end.weight_decay)
-        for name, end in tuned.items()
-        if end.fitness is not None and not is_lost(end)
-    }
+    ends = {name: m.outcome for name, m in tuned.items()}
+    return {name: choice(name, end.fitness, 0, 0) for name, end in ends.items() if end.fitness is not None and not is_lost(end)}
 
 
 def _lost(runs: Mapping[int, Measurement]) -> tuple[int, ...]:
@@ -268,6 +270,7 @@ def _comparison(name: str, entry: _Entry, scores: Mapping[int, float], against: 
         weight_decay=None if rate is None else _decay(entry, measured),
         lost=_lost(entry.runs),
         reference="" if name == reference else reference,
+        edge=measured.job.protocol.ends_at(rate),
     )
 
 

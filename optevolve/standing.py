@@ -41,6 +41,7 @@ class Standing:
         id, stage, parent: of the search's measurement.
         seconds: wall clock of that.
         reason: why it did not complete.
+        edge: whether that learning rate lies at an end of the grid that was tried, so that others may be better.
     """
 
     rank: int
@@ -61,6 +62,7 @@ class Standing:
     parent: str
     seconds: float
     reason: str
+    edge: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def _row(rank: int, m: Measurement, name: str, again: _Again | None, choice: Cho
         parent=m.proposal.parent if m.proposal else "",
         seconds=m.outcome.seconds,
         reason=m.outcome.reason,
+        edge=choice.edge if choice else m.job.protocol.ends_at(rate),
     )
 
 

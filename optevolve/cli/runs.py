@@ -317,12 +317,23 @@ def _print_ranking(rows: Sequence[Standing]) -> None:
 
     def cells(row: Standing) -> list[Any]:
         first = [row.rank, *([row.name or None] if named else []), *([row.choice] if chosen else []), *([row.remeasured] if again else [])]
-        tuned = [_rate(row.learning_rate), *([_rate(row.weight_decay)] if decayed else [])]
+        tuned = [_peak(row), *([_rate(row.weight_decay)] if decayed else [])]
         return [*first, row.fitness, *tuned, row.status, headline(parse(row.rule))]
 
     columns = ["rank", *(["name"] if named else []), *(["validation"] if chosen else []), *(["again"] if again else [])]
     columns += ["fitness", "lr", *(["wd"] if decayed else []), "status", "rule"]
     print_table(columns, map(cells, rows), right=["rank", "validation", "again", "fitness", "lr", "wd"])
+    _say_edges(rows)
+
+
+def _peak(row: Standing | Comparison) -> str | None:
+    """The learning rate, with a mark where it ends the grid."""
+    return None if row.learning_rate is None else f"{row.learning_rate:g}{'*' * row.edge}"
+
+
+def _say_edges(rows: Sequence[Standing | Comparison]) -> None:
+    if any(row.edge for row in rows):
+        say("* at the end of the learning rates that were tried: others may be better. More are tried with protocol.learning_rates.")
 
 
 def _rate(value: float | None) -> str | None:
@@ -375,10 +386,11 @@ def print_comparisons(rows: Sequence[Comparison]) -> None:
 
     def cells(row: Comparison) -> list[Any]:
         tested = [row.difference, interval(row.difference_interval, 3), p_text(row.p_value), p_text(row.p_corrected)]
-        tuned = [_rate(row.learning_rate), _rate(row.weight_decay)]
+        tuned = [_peak(row), _rate(row.weight_decay)]
         seeds = lost_text(row) or str(len(row.seeds))
         return [row.name, row.mean, interval(row.interval), *tested, *tuned, seeds, row.rule]
 
     columns = ["name", "mean", "95 % interval", difference, "95 % interval ", "p", "p corrected", "lr", "wd", "seeds", "rule"]
     print_table(columns, map(cells, rows), right=["mean", difference, "p", "p corrected", "lr", "wd"])
+    _say_edges(rows)
     say("Differences are paired by seed; p corrected (Holm) is the one to judge by. A lost run counts as the worst score.")
