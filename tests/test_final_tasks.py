@@ -11,6 +11,7 @@ from optevolve.errors import ConfigError, StudyError
 from optevolve.evaluation import EvaluationSource
 from optevolve.final_tasks import asked_tasks, final_tasks
 from optevolve.records import Outcome, Status
+from optevolve.task_spec import spec_of
 
 CONFIG = from_toml(
     """
@@ -30,7 +31,9 @@ DIGITS, MOONS = final_tasks(CONFIG).values()
 
 def test_without_names_and_settings_it_is_what_the_config_says() -> None:
     assert asked_tasks(CONFIG, [], [], {}) == {"digits@width=3": DIGITS, "mlp-moons": MOONS}
-    assert asked_tasks(preset("quick"), [], [], {}) == {"digits@width=8": preset("quick").evaluation.protocol}
+    quick = preset("quick")
+    own = spec_of(quick.task, quick.evaluation.task_options)
+    assert asked_tasks(quick, [], [], {}) == {own: quick.evaluation.protocol}
 
 
 def test_a_task_has_its_budget_of_the_config_else_the_evaluations() -> None:
