@@ -44,8 +44,8 @@ def test_python_face_and_commands_on_its_run(tmp_path: Path, monkeypatch: pytest
     asked = 'oe.search(preset="quick", '
     assert FACE.count(asked) == 1
     smaller = f'oe.search(task="logreg-digits", preset="quick", workers=1, settings={SMALL!r}, '
-    lines = [f"    {line}" if line else "" for line in FACE.replace(asked, smaller).splitlines()]
-    script = "\n".join(["import torch", "if __name__ == '__main__':", "    model = torch.nn.Linear(2, 1)", *lines, "    print('done')"])
+    lines = ["import torch", "model = torch.nn.Linear(2, 1)", FACE.replace(asked, smaller), "print('done')"]
+    script = "\n".join(lines)  # as it stands there: workers do not run it again
     (tmp_path / "face.py").write_text(script, encoding="utf-8")
     done = subprocess.run([sys.executable, "face.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
