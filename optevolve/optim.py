@@ -11,11 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from optevolve.compile.build import build as build_rule
 from optevolve.compile.build import class_of, schedule_of
 from optevolve.compile.contract import RuleOptimizer
 from optevolve.compile.schedulers import WarmupCosine
-from optevolve.library import SCHEDULES, ZOO, rule_or_name
+from optevolve.library import SCHEDULES, ZOO, default_weight_decay, rule_or_name
 from optevolve.space.rule import UpdateRule
 
 _SPELLINGS = {
@@ -42,7 +41,7 @@ def build(
     lr: float | Tensor,
     total_steps: int | None = None,
     momentum: float = 0.9,
-    weight_decay: float = 0.0,
+    weight_decay: float | None = None,
     **options: Any,
 ) -> RuleOptimizer:
     """An optimizer that follows the rule.
@@ -51,14 +50,16 @@ def build(
         rule: an update rule, or what commands take for one: a name of the zoo (`opt6`), native notation (`v_hat / sqrt(s_hat)`), or the
             paper's (`Nest ~ bessel_i1e(g)`).
         params: as for any torch optimizer.
-        lr, total_steps, momentum, weight_decay: see `RuleOptimizer`.
-        options: maximize, foreach, fused, flat, capturable, differentiable and seed, see `RuleOptimizer`.
+        lr, total_steps, momentum, weight_decay: see `RuleOptimizer`; a name of the zoo brings its own default of weight decay.
+        options: maximize, foreach, fused, capturable, differentiable and seed, see `RuleOptimizer`.
     Raises:
         ParseError: if the text is neither a name nor a rule; names near it are suggested.
         ValueError, RuntimeError: see `RuleOptimizer`.
     """
     found = rule_or_name(rule) if isinstance(rule, str) else rule
-    return build_rule(found, params, lr, total_steps=total_steps, momentum=momentum, weight_decay=weight_decay, **options)
+    if weight_decay is None and isinstance(rule, str):
+        weight_decay = default_weight_decay(rule)
+    return class_of(found)(params, lr, total_steps=total_steps, momentum=momentum, weight_decay=weight_decay, **options)
 
 
 def __getattr__(name: str) -> Any:
@@ -67,7 +68,7 @@ def __getattr__(name: str) -> Any:
     if name in _RULES:
         row = ZOO[_RULES[name]]
         summary = f"{row.summary[:1].upper()}{row.summary[1:]}. Source: {row.source}."
-        made = class_of(row.rule, name, __name__, summary, row.learning_rate)
+        made = class_of(row.rule, name, __name__, summary, row.learning_rate, row.weight_decay)
     elif name in SCHEDULES:
         made = schedule_of(SCHEDULES[name], name, __name__)
     else:

@@ -19,6 +19,7 @@ from torch import Tensor
 from optevolve.compile.bessel import bessel_i1e
 from optevolve.compile.contract import RuleOptimizer
 from optevolve.compile.emit import emit_class
+from optevolve.compile.flat import lay_flat
 from optevolve.compile.schedulers import FactorSchedule
 from optevolve.space.expression import Node
 from optevolve.space.rule import UpdateRule
@@ -33,7 +34,9 @@ def build(
     lr: float | Tensor,
     total_steps: int | None = None,
     momentum: float = 0.9,
-    weight_decay: float = 0.0,
+    weight_decay: float | None = None,
+    *,
+    flat: bool = False,
     **options: Any,
 ) -> RuleOptimizer:
     """An optimizer that follows the rule.
@@ -42,18 +45,20 @@ def build(
         rule: an update rule, or its native notation. `optevolve.build` also takes names of the zoo and the paper's notation.
         params: as for any torch optimizer.
         lr, total_steps, momentum, weight_decay: see `RuleOptimizer`.
-        options: maximize, foreach, fused, flat, capturable, differentiable and seed, see `RuleOptimizer`.
+        flat: keep the parameters in one buffer, which is for the project's training loop alone, see `optevolve.compile.flat.lay_flat`.
+        options: maximize, foreach, fused, capturable, differentiable and seed, see `RuleOptimizer`.
     Raises:
         ParseError: if the text is no rule.
         ValueError, RuntimeError: see `RuleOptimizer`.
     """
-    optimizer = class_of(parse(rule) if isinstance(rule, str) else rule)
-    return optimizer(params, lr, total_steps=total_steps, momentum=momentum, weight_decay=weight_decay, **options)
+    made = class_of(parse(rule) if isinstance(rule, str) else rule)
+    optimizer = made(params, lr, total_steps=total_steps, momentum=momentum, weight_decay=weight_decay, **options)
+    return lay_flat(optimizer) if flat else optimizer
 
 
 @lru_cache(maxsize=4096)
 def class_of(
-    rule: UpdateRule, name: str = "", module: str = "", summary: str = "", learning_rate: float | None = None
+    rule: UpdateRule, name: str = "", module: str = "", summary: str = "", learning_rate: float | None = None, weight_decay: float = 0.0
 ) -> type[RuleOptimizer]:
     """The optimizer class of a rule.
 
@@ -63,10 +68,11 @@ def class_of(
         module: the importable module that the class is an attribute of, so that pickles name it; "": pickles hold the rule instead.
         summary: first line of its docstring.
         learning_rate: default of its lr; None: none.
+        weight_decay: default of its weight decay.
     """
     digest = hashlib.sha256(str(rule).encode()).hexdigest()[:12]
     name = name or f"Rule_{digest}"
-    source = emit_class(rule, name, summary, learning_rate)
+    source = emit_class(rule, name, summary, learning_rate, weight_decay)
     # A module and a file name of its own: tracebacks show the text, and torch.compile counts recompilations per rule.
     filename = f"<optevolve {name} {digest}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)

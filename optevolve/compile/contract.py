@@ -14,17 +14,22 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, _use_grad_for_differentiable
 
+from optevolve.compile.checkpoint import check_checkpoint, check_state, scalar_step
 from optevolve.compile.compiled import compiled_step
 from optevolve.compile.draws import draw, stream_key
 from optevolve.compile.flat import FlatBucket
-from optevolve.compile.foreach import Many
 from optevolve.compile.kernel import fused_step
-from optevolve.compile.reduce import Reduce, ReduceEach, ReduceSharded
-from optevolve.compile.work import LOW_PRECISION, Work, numbers_of, plain, shard_offset, state_dtype
+from optevolve.compile.packed import join, parts, scatter
+from optevolve.compile.program import program_for
+from optevolve.compile.reduce import reduce_of
+from optevolve.compile.work import LOW_PRECISION, Work, numbers_of, plain, shard_offset, state_dtype, step_count
 
 __all__ = ["RuleOptimizer"]
 
 _LARGE = 2**20  # elements from which on a compiled kernel pays
+_PLAIN = {Tensor, torch.nn.Parameter}
+_LONG = 100  # steps after which it pays on small models too
+_PATIENCE = 4  # steps after which the kernel that all rules share is worth its one compilation  # export never
 
 
 class RuleOptimizer(Optimizer):
@@ -33,17 +38,17 @@ class RuleOptimizer(Optimizer):
     Args:
         params: parameters, named parameters or parameter groups.
         lr: learning rate, a number of at least 0 or a tensor of one element; None: the recommended one, where there is one.
-        total_steps: length of the run T, needed if the rule has decays; past the end they hold.
+        total_steps: length of the run T, a whole number, needed if the rule has decays; past the end they hold.
         momentum: in [0, 1]; rules of the plain kind have none and ignore it. Schedulers may set it.
-        weight_decay: decoupled: w <- w (1 - lr weight_decay) beside the rule's own step.
+        weight_decay: decoupled: w <- w (1 - lr weight_decay) beside the rule's own step; None: the recommended one, 0 for most rules.
         seed: of dropout and noise.
         maximize: climb instead of descend.
-        foreach: run the step on lists of tensors.
-        fused: run the step as one compiled kernel per tensor; None: where that pays.
-        flat: keep the parameters in one buffer, so that a step costs the same however many tensors there are.
+        foreach: run the step on many tensors at once, a bounded part of the model at a time; None: where nothing else is asked for.
+        fused: run the step as one compiled kernel; None: where that pays.
         capturable: keep the step count on the parameter's device, so that the step can be captured in a CUDA graph.
         differentiable: let autograd see the step.
     Raises:
+        TypeError: if an argument is unknown.
         ValueError: if an argument is out of range, or total_steps is missing.
         RuntimeError: if two ways to run the step exclude each other, or a gradient is sparse.
     """
@@ -52,10 +57,12 @@ class RuleOptimizer(Optimizer):
     RULE: ClassVar[str]
     KIND: ClassVar[str]
     LEARNING_RATE: ClassVar[float | None]
+    WEIGHT_DECAY: ClassVar[float]
     STATES: ClassVar[tuple[str, ...]]
     DRAWS: ClassVar[tuple[str, ...]]
     ELEMENTWISE: ClassVar[bool]
     NEEDS_TOTAL_STEPS: ClassVar[bool]
+    _flat: bool = False  # see `optevolve.compile.flat.lay_flat`
     numbers: ClassVar[Callable[..., tuple[Any, ...]]]
     advance: ClassVar[Callable[..., Any]]
 
@@ -65,23 +72,29 @@ class RuleOptimizer(Optimizer):
         lr: float | Tensor | None = None,
         total_steps: int | None = None,
         momentum: float = 0.9,
-        weight_decay: float = 0.0,
+        weight_decay: float | None = None,
         *,
         seed: int = 0,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
-        flat: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} has no {', '.join(unknown)}. Its averages and constants are part of its rule, {self.RULE}: "
+                "leave the argument out, or build a rule with other numbers."
+            )
         lr = self.LEARNING_RATE if lr is None else lr  # export never
+        weight_decay = self.WEIGHT_DECAY if weight_decay is None else weight_decay  # export never
+        total_steps = None if total_steps is None else step_count(total_steps)
         defaults = {
             "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "total_steps": total_steps, "maximize": maximize,
-            "foreach": foreach, "fused": fused, "capturable": capturable, "differentiable": differentiable,
+            "foreach": foreach, "fused": fused, "capturable": capturable, "differentiable": differentiable, "rule": self.RULE,
         }  # fmt: skip
         defaults["seed"] = seed  # export if draws
-        defaults["flat"] = flat  # export never
         self._forget()  # export if decays
         self._check(defaults)
         super().__init__(params, defaults)
@@ -94,6 +107,9 @@ class RuleOptimizer(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group after checking its settings; see `torch.optim.Optimizer.add_param_group`."""
         self._check({**self.defaults, **param_group})
+        param_group["rule"] = self.RULE
+        if param_group.get("total_steps") is not None:
+            param_group["total_steps"] = step_count(param_group["total_steps"])
         super().add_param_group(param_group)
 
     def _check(self, group: dict[str, Any]) -> None:
@@ -115,28 +131,36 @@ class RuleOptimizer(Optimizer):
             raise ValueError(
                 f"Expected total_steps, since the rule has decays ({self.RULE}), got None. Give the number of steps of the run."
             )
-        if total is not None and not (isinstance(total, int) and total >= 1):
-            raise ValueError(f"Expected total_steps of at least 1, got {total!r}.")
+        if total is not None:
+            step_count(total)
         for other in ("foreach", "differentiable"):
             if group["fused"] and group[other]:
                 raise RuntimeError(f"Expected at most one of fused and {other}, got both.")
         if group["differentiable"] and group["foreach"]:
             raise RuntimeError("Expected differentiable without foreach, which writes in place.")
-        if group["differentiable"] and group["flat"]:  # export never
-            raise RuntimeError("Expected differentiable without flat, which writes in place.")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._forget()  # export if decays
         for group in self.param_groups:
+            group.pop("flat", None)  # a setting of older versions  # export never
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
+            for p in group["params"]:
+                if "step" in self.state.get(p, ()):
+                    self.state[p]["step"] = scalar_step(self.state[p]["step"], p.device if group["capturable"] else "cpu")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state; its tensors keep their own precision, which torch would reduce to the parameter's."""
+        """Loads a state of this rule; its tensors keep their own precision, which torch would reduce to the parameter's.
+
+        Raises:
+            ValueError: if another rule has written it, or parameters have other shapes or another order.
+        """
         seen: list[dict[str, Any]] = []
+        totals = [group["total_steps"] for group in self.param_groups]  # export if decays
 
         def remember(_: Optimizer, loaded: dict[str, Any]) -> None:
+            check_checkpoint(type(self).__name__, self.RULE, self.STATES, loaded, self.param_groups)
             seen.append(loaded)
 
         handle = self.register_load_state_dict_pre_hook(remember)
@@ -146,6 +170,20 @@ class RuleOptimizer(Optimizer):
         finally:
             handle.remove()
             restore.remove()
+        for group, total, saved in zip(self.param_groups, totals, seen[-1]["param_groups"], strict=True):  # export if decays
+            if saved.get("total_steps") is None:
+                group["total_steps"] = total
+                warnings.warn(f"The checkpoint does not say its total_steps: {total}, as given here, stands.", stacklevel=2)
+            elif saved["total_steps"] != total:
+                warnings.warn(
+                    f"The checkpoint's total_steps={saved['total_steps']} stand in place of {total}, as given here. "
+                    "For another length set param_groups[...]['total_steps'] after loading.",
+                    stacklevel=2,
+                )
+        if self.WEIGHT_DECAY:  # export never
+            for group, saved in zip(self.param_groups, seen[-1]["param_groups"], strict=True):
+                if "rule" not in saved:  # written when this decay was part of the rule
+                    group["weight_decay"] += self.WEIGHT_DECAY
 
     def _restore_precision(self, loaded: dict[str, Any]) -> None:
         indices = [index for group in loaded["param_groups"] for index in group["params"]]
@@ -202,6 +240,12 @@ class RuleOptimizer(Optimizer):
                 state["step"] = torch.zeros((), dtype=torch.float32, device=device)
                 for name in self.STATES:
                     state[name] = torch.zeros_like(p, dtype=state_dtype(p), memory_format=torch.preserve_format)
+            elif "step" not in state or any(getattr(state.get(name), "shape", None) != p.shape for name in self.STATES):
+                check_state(type(self).__name__, self.STATES, p, state)
+            if p.grad.shape != p.shape:
+                raise RuntimeError(
+                    f"Expected a gradient of the parameter's shape {tuple(p.shape)}, got {tuple(p.grad.shape)}. Compute it anew."
+                )
             params.append(p)
             grads.append(p.grad)
             steps.append(state["step"])
@@ -218,7 +262,7 @@ class RuleOptimizer(Optimizer):
                 "Expected capturable=True while a CUDA graph is captured, got False. Build the optimizer with capturable=True."
             )
         lr = float(group["lr"])
-        if group["flat"] and self._step_flat(group, work, lr):  # export never
+        if self._flat and self._step_flat(group, work, lr):  # export never
             return
         fused = self._is_fused(group, work, lr)  # export if kernel
         for part in work.by_step():
@@ -228,20 +272,21 @@ class RuleOptimizer(Optimizer):
                 self._step_compiled(group, part, numbers, keys, lr)
             elif fused:  # export if kernel
                 self._step_fused(group, part, numbers, keys, lr)
-            elif group["foreach"] if group["foreach"] is not None else part.params[0].is_cuda:
-                self._step_many(group, part, numbers, keys, lr)
+            elif group["foreach"] is None and lr != 0 and part.t >= _PATIENCE:  # export never
+                self._step_fused(group, part, numbers, keys, lr, small=True)
             else:
-                for i in range(len(part.params)):
-                    self._step_one(group, part, i, numbers, keys, lr)
+                for piece in part.each() if group["foreach"] is False else parts(part, self.ELEMENTWISE):
+                    self._step_part(group, piece, numbers, keys, lr)
         torch._foreach_add_(work.steps, 1)
 
     def _is_fused(self, group: dict[str, Any], work: Work, lr: float) -> bool:
-        """Whether a compiled kernel runs the step: as asked, else where it pays, on large models on the CPU."""
+        """Whether the rule's own kernel runs the step: as asked, else where it pays, on large models and in long runs on the CPU."""
         fused = group["fused"]
         if fused is None:
-            fused = not group["foreach"] and sum(p.numel() for p in work.params) >= _LARGE
-        if group["fused"] is None and group["flat"]:  # export never
-            return False
+            large = not group["foreach"] and sum(p.numel() for p in work.params) >= _LARGE
+            fused = large or (group["foreach"] is None and work.t >= _LONG)
+            if self._flat or (not large and program_for(type(self), group, work.params[0].dtype, work.grads[0].dtype)):  # export never
+                return False
         return bool(fused) and lr != 0 and all(p.device.type == "cpu" and not p.is_complex() for p in work.params)
 
     def _given(self, group: dict[str, Any], lr: Any) -> dict[str, Any]:
@@ -252,26 +297,35 @@ class RuleOptimizer(Optimizer):
             "momentum": group["momentum"],  # export if momentum
         }
 
-    def _step_fused(self, group: dict[str, Any], work: Work, numbers: tuple[float, ...], keys: list[Any], lr: float) -> None:
-        """Every parameter that a kernel can take in one call; the others by themselves."""
-        calls: dict[tuple[torch.dtype, torch.dtype], list[int]] = {}
+    def _kernel(self, group: dict[str, Any], weights: torch.dtype, gradient: torch.dtype, small: bool) -> Any:
+        """The compiled kernel for these element types, of the rule or, for a small model, of all rules; None if there is none."""
+        if small:  # export never
+            return program_for(type(self), group, weights, gradient)
+        return fused_step(type(self).advance, len(self.STATES), self.DRAWS, weights, gradient, group["maximize"])
+
+    def _step_fused(self, group: dict[str, Any], work: Work, numbers: tuple[Any, ...], keys: list[Any], lr: Any, small: Any = 0) -> None:
+        """Every parameter that a kernel can take in one call; the others without."""
+        calls: dict[tuple[torch.dtype, torch.dtype] | None, list[int]] = {}
         for i, (p, g) in enumerate(zip(work.params, work.grads, strict=True)):
-            ready = type(p) in (Tensor, torch.nn.Parameter) and p.is_contiguous()
-            ready = ready and all(s[i].is_contiguous() and s[i].dtype is torch.float32 for s in work.states)
-            calls.setdefault((p.dtype, g.dtype) if ready else (torch.bool, torch.bool), []).append(i)
-        for (dtype, grad_dtype), members in calls.items():
-            kernel = fused_step(type(self).advance, len(self.STATES), self.DRAWS, dtype, grad_dtype, group["maximize"])
-            if kernel is None:
-                for i in members:
-                    self._step_one(group, work, i, numbers, keys, lr)
+            ready = {type(p), type(g)} <= _PLAIN and p.is_contiguous() and p.is_cpu and g.is_cpu and not g.is_neg()
+            for values in work.states:
+                s = values[i]
+                ready = ready and type(s) in _PLAIN and s.dtype is torch.float32 and s.is_cpu and s.is_contiguous()
+            calls.setdefault((p.dtype, g.dtype) if ready else None, []).append(i)
+        for types, members in calls.items():
+            if types is None or not (kernel := self._kernel(group, *types, small)):
+                for part in parts(work.only(members), self.ELEMENTWISE):
+                    self._step_part(group, part, numbers, keys, lr)
                 continue
             tensors = [[work.params[i], work.grads[i].contiguous(), *(values[i] for values in work.states)] for i in members]
+            changed = [tensor for row in tensors for tensor in (row[0], *row[2:])]
             uniforms: list[list[int]] = [[] for _ in members]
             if self.DRAWS:  # export inline if draws
                 for i, row, own in zip(members, tensors, uniforms, strict=True):
                     row += [draw(self.DRAWS[d], keys[d] + work.firsts[i], work.params[i]) for d in kernel.kernel.normals]
                     own += [keys[d] + work.firsts[i] for d in kernel.kernel.uniforms]
             kernel(tensors, [*self._given(group, lr).values(), *numbers], uniforms)
+            torch.autograd.graph.increment_version(changed)
 
     def _step_compiled(self, group: dict[str, Any], work: Work, numbers: tuple[float, ...], keys: list[Any], lr: float) -> None:
         """Through torch.compile, on accelerators: tensors that are dense and plain with one kernel, the others by themselves."""
@@ -281,7 +335,7 @@ class RuleOptimizer(Optimizer):
         for i, p in enumerate(work.params):
             tensors = [p, work.grads[i], *(values[i] for values in work.states)]
             if hasattr(p, "to_local") or p.is_complex() or not all(tensor.is_contiguous() for tensor in tensors):
-                self._step_one(group, work, i, numbers, keys, lr)
+                self._step_part(group, work.only([i]), numbers, keys, lr)
                 continue
             if self.ELEMENTWISE:  # export inline if elementwise
                 tensors = [tensor.view(-1) for tensor in tensors]
@@ -289,6 +343,7 @@ class RuleOptimizer(Optimizer):
             scalars = torch.tensor(values, dtype=torch.float64 if p.dtype is torch.float64 else torch.float32, device=p.device)
             keys_of_p = torch.tensor([key + work.firsts[i] for key in keys], dtype=torch.int64, device=p.device)
             kernel(w.detach(), g, states, scalars, keys_of_p)
+            torch.autograd.graph.increment_version([p, *(column[i] for column in work.states)])
 
     def _step_flat(self, group: dict[str, Any], work: Work, lr: float) -> bool:  # export never
         """The step on one buffer; False if the parameters cannot be laid end to end."""
@@ -304,13 +359,14 @@ class RuleOptimizer(Optimizer):
         elif group["fused"] and lr != 0 and work.params[0].device.type != "cpu":
             self._step_compiled(group, work, numbers, keys, lr)
         elif lr == 0 or not bucket.interpret(type(self), group, [*self._given(group, lr).values(), *numbers]):
-            self._step_one(group, flat, 0, numbers, keys, lr, bucket)
+            self._step_part(group, flat, numbers, keys, lr, bucket.reduce)
+        torch.autograd.graph.increment_version([*work.params, *(values[0] for values in bucket.states)])
         torch._foreach_add_([bucket.counts], 1)
         return True
 
     def _again(self, group: dict[str, Any]) -> Work | None:  # export never
         bucket = None if self.DRAWS else self._buckets.get(id(group))
-        return bucket.again(group["params"], self.state) if bucket and group["flat"] else None
+        return bucket.again(group["params"], self.state) if bucket and self._flat else None
 
     def _bucket(self, group: dict[str, Any], work: Work) -> FlatBucket | None:  # export never
         """The buffers of these parameters; None if they cannot be laid end to end."""
@@ -335,66 +391,38 @@ class RuleOptimizer(Optimizer):
             warnings.warn(f"{type(self).__name__} goes on past its {total} total_steps: decays hold their last value.", stacklevel=4)
         return numbers_of(self.numbers, t, total)
 
-    def _step_one(
-        self,
-        group: dict[str, Any],
-        work: Work,
-        i: int,
-        numbers: tuple[Any, ...],
-        keys: list[Any],
-        lr: Any,
-        bucket: FlatBucket | None = None,
-    ) -> None:
-        """One parameter's step, in place; what is no tensor of its shape is a number, or a tensor without dimensions."""
-        p, g, states = work.params[i], work.grads[i], [values[i] for values in work.states]
-        reduce = ReduceSharded(p) if hasattr(p, "to_local") else Reduce()
-        if bucket is not None:  # export never
-            reduce = bucket.reduce
-        target, g, states = plain(p), plain(g), [plain(state) for state in states]
-        w = target.clone() if group["differentiable"] else target
+    def _step_part(self, group: dict[str, Any], part: Work, numbers: tuple[Any, ...], keys: list[Any], lr: Any, reduce: Any = None) -> None:
+        """The step of one parameter, or of several end to end, in place."""
+        p, targets, grads = part.params[0], [plain(p) for p in part.params], [plain(g) for g in part.grads]
+        states = [[plain(state) for state in values] for values in part.states]
+        reduce = reduce or reduce_of(part.params, targets)
+        w, g, *before = (join(tensors) for tensors in (targets, grads, *states))
+        w = w.clone() if group["differentiable"] else w
         if w.dtype in LOW_PRECISION:
             w, g = w.float(), g.float()
         if group["maximize"]:
             g = -g
-        draws = [draw(primitive, key + work.firsts[i], w) for primitive, key in zip(self.DRAWS, keys, strict=True)]
-        w_next, *states_next = self.advance(w, g, *states, *numbers, *draws, **self._given(group, lr), reduce=reduce)
+        draws = [
+            join([draw(primitive, key + first, x) for first, x in zip(part.firsts, targets, strict=True)])
+            for primitive, key in zip(self.DRAWS, keys, strict=True)
+        ]
+        w_next, *after = self.advance(w, g, *before, *numbers, *draws, **self._given(group, lr), reduce=reduce)
         if isinstance(lr, Tensor):
             w_next = torch.where(lr == 0, w, w_next)
         if isinstance(lr, Tensor) or lr != 0:
-            target.copy_(w_next)
-        for name, state, state_next in zip(self.STATES, states, states_next, strict=True):
+            scatter(targets, w_next)
+        for name, values, value in zip(self.STATES, states, after, strict=True):
             if group["differentiable"]:  # the old value may be needed by autograd
-                self.state[p][name] = torch.view_as_complex(state_next) if p.is_complex() else state_next.clone()
+                self.state[p][name] = torch.view_as_complex(value) if p.is_complex() else value.clone()
             else:
-                state.copy_(state_next)
-
-    def _step_many(self, group: dict[str, Any], work: Work, numbers: tuple[float, ...], keys: list[Any], lr: float) -> None:
-        """The same on lists of tensors."""
-        if any(hasattr(p, "to_local") for p in work.params):
-            for i in range(len(work.params)):
-                self._step_one(group, work, i, numbers, keys, lr)
-            return
-        targets, grads = [plain(p) for p in work.params], [plain(g) for g in work.grads]
-        states = [[plain(state) for state in values] for values in work.states]
-        w = Many([x.float() if x.dtype in LOW_PRECISION else x for x in targets])
-        g = Many([x.float() if x.dtype in LOW_PRECISION else x for x in grads])
-        draws = [
-            Many([draw(primitive, key + first, x) for first, x in zip(work.firsts, w.tensors, strict=True)])
-            for primitive, key in zip(self.DRAWS, keys, strict=True)
-        ]
-        g = -g if group["maximize"] else g
-        reduce = ReduceEach()
-        w_next, *states_next = self.advance(w, g, *map(Many, states), *numbers, *draws, **self._given(group, lr), reduce=reduce)
-        if lr != 0:
-            torch._foreach_copy_(targets, w_next.tensors)
-        for values, values_next in zip(states, states_next, strict=True):
-            torch._foreach_copy_(values, values_next.tensors)
+                scatter(values, value)
 
     def _step_on_tensors(self, group: dict[str, Any], work: Work) -> None:
         """The same with the step count and all that depends on it as tensors, so that nothing has to be read back or compiled anew."""
         lr = group["lr"].reshape(()) if isinstance(group["lr"], Tensor) else group["lr"]
-        for i, step in enumerate(work.steps):
+        for part in work.each():
+            (step,) = part.steps
             numbers = self.numbers(step.to(torch.float64), group["total_steps"])
             keys = self._keys(group, step.to(torch.int64))
-            self._step_one(group, work, i, numbers, keys, lr)
+            self._step_part(group, part, numbers, keys, lr)
             step += 1

@@ -185,7 +185,7 @@ def emit_text(rule: UpdateRule, whole: bool = True, numbers: str = "numbers") ->
     )
 
 
-def emit_class(rule: UpdateRule, name: str, summary: str = "", learning_rate: float | None = None) -> str:
+def emit_class(rule: UpdateRule, name: str, summary: str = "", learning_rate: float | None = None, weight_decay: float = 0.0) -> str:
     """Source text of the class of a rule, which needs `math`, `torch`, `bessel_i1e` and `RuleOptimizer` around it.
 
     Args:
@@ -193,13 +193,15 @@ def emit_class(rule: UpdateRule, name: str, summary: str = "", learning_rate: fl
         name: of the class, an identifier.
         summary: first line of its docstring.
         learning_rate: default of its lr; None: none.
+        weight_decay: default of its weight decay.
     """
     text = emit_text(rule)
+    defaults = {"LEARNING_RATE": learning_rate, "WEIGHT_DECAY": weight_decay}
     docstring = textwrap.fill(summary or f"The update rule `{rule}`.", 132)
     return _CLASS.format(
         name=name,
         docstring=textwrap.indent(f'"""{docstring}\n\n{text.equation}\n"""', "    ").replace("\\", "\\\\"),
-        constants="\n".join(f"    {key} = {value!r}" for key, value in (text.constants | {"LEARNING_RATE": learning_rate}).items()),
+        constants="\n".join(f"    {key} = {value!r}" for key, value in (text.constants | defaults).items()),
         methods="\n".join(textwrap.indent(f"@staticmethod\n{method}", "    ") for method in (text.numbers, text.advance)),
     )
 

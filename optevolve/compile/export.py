@@ -15,7 +15,7 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
-from optevolve.compile import bessel, compiled, contract, cpp, draws, foreach, reduce, schedulers, work
+from optevolve.compile import bessel, checkpoint, compiled, contract, cpp, draws, packed, reduce, schedulers, work
 from optevolve.compile import kernel as kernels
 from optevolve.compile.cpp import CppKernel, translate
 from optevolve.compile.emit import RuleText, emit_text
@@ -104,13 +104,14 @@ def _torch_source(rule: UpdateRule, name: str, about: list[str], learning_rate: 
 
     machinery = "\n\n\n".join(
         [
-            "# What the steps work on.",
+            "# What the steps work on, and what is refused.",
             piece(work),
+            piece(checkpoint),
             *(["# Operators that look at a whole tensor.", piece(reduce)] if "reduce" not in absent else []),
             *(["# Random tensors.", piece(draws)] if rule_draws(lean) else []),
             *([piece(bessel)] if "bessel_i1e" in lean.numbers + lean.advance else []),
-            "# Lists of tensors, for foreach=True.",
-            piece(foreach),
+            "# Many small tensors as few large ones.",
+            piece(packed),
             *(_kernel_pieces(kernel, tailor(inspect.getsource(CppKernel), features, absent), piece(kernels)) if kernel else []),
             "# The fused step on accelerators, through torch.compile.",
             piece(compiled),
@@ -123,7 +124,7 @@ def _torch_source(rule: UpdateRule, name: str, about: list[str], learning_rate: 
             lean.numbers,
             lean.advance,
             "# The optimizer: what torch expects of one.",
-            _class(lean, name, features, absent, learning_rate),
+            _class(lean, name, features, absent, learning_rate, weight_decay),
             "# The schedule.",
             piece(schedulers, *(() if "momentum" in features else ("momentum",))),
             machinery,
@@ -131,8 +132,11 @@ def _torch_source(rule: UpdateRule, name: str, about: list[str], learning_rate: 
         ]
         if part
     )
-    text = _joined(without_unused(text, {name, "WarmupCosine", *_OVERRIDES}))
-    sources = [inspect.getsource(module) for module in (contract, work, reduce, draws, bessel, foreach, cpp, kernels, compiled, schedulers)]
+    text = _joined(_briefly(without_unused(text, {name, "WarmupCosine", *_OVERRIDES})))
+    sources = [
+        inspect.getsource(module)
+        for module in (contract, work, checkpoint, reduce, draws, bessel, packed, cpp, kernels, compiled, schedulers)
+    ]
     imports = imports_for(text, [*sources, "import math"])
     return "\n\n".join([_header(name, about, learning_rate, weight_decay), imports, f'__all__ = ["{name}", "WarmupCosine"]\n', text])
 
@@ -151,7 +155,7 @@ def _needs(rule: UpdateRule, text: RuleText, kernel: CppKernel | None) -> tuple[
         "kernel": kernel is not None, "elementwise": text.constants["ELEMENTWISE"], "add": ast.Add in operators, "sub": True,
         "div": ast.Div in operators, "ge": ">=" in text.advance, "functions": re.search(r"torch\.|bessel_i1e", text.advance),
     }  # fmt: skip
-    absent = {"flat", "bucket"}
+    absent = {"bucket", "small"}
     if not rule_draws(text):
         absent |= {"keys", "draws", "DRAWS", "firsts", "first", "seed", "uniforms", "keys_of_p", "random"}
     if "reduce." not in text.advance:
@@ -161,13 +165,17 @@ def _needs(rule: UpdateRule, text: RuleText, kernel: CppKernel | None) -> tuple[
     return frozenset(feature for feature, holding in holds.items() if holding), frozenset(absent)
 
 
-def _class(text: RuleText, name: str, features: frozenset[str], absent: frozenset[str], learning_rate: float | None) -> str:
+def _class(
+    text: RuleText, name: str, features: frozenset[str], absent: frozenset[str], learning_rate: float | None, weight_decay: float
+) -> str:
     """The text of `RuleOptimizer` as the class of this rule alone."""
     source = inspect.getsource(contract)
     for old, new in _SPELLINGS.items():
         source = source.replace(old, new)
     default = "" if learning_rate is None else f" = {learning_rate!r}"
     source = source.replace("lr: float | Tensor | None = None,", f"lr: float | Tensor{default},")
+    source = source.replace("weight_decay: float | None = None,", f"weight_decay: float = {weight_decay!r},")
+    source = source.replace("own step; None: the recommended one, 0 for most rules.", "own step.")
     recommended = "" if learning_rate is None else "; the default is the recommended one"
     source = source.replace("one element; None: the recommended one, where there is one.", f"one element{recommended}.")
     if "decays" not in features:
@@ -180,10 +188,10 @@ def _class(text: RuleText, name: str, features: frozenset[str], absent: frozense
     methods = class_text[class_text.index("    def __init__") :]
     used = {key: value for key, value in text.constants.items() if key in ("RULE", "STATES") or f"self.{key}" in methods}
     constants = "\n".join(f"    {key}{': tuple[str, ...]' if value == () else ''} = {_literal(value)}" for key, value in used.items())
-    large = next(line for line in source.splitlines() if line.startswith("_LARGE"))
+    limits = "\n".join(line for line in source.splitlines() if line.startswith(("_LARGE", "_LONG", "_PLAIN")))
     equation = text.equation.replace("\\", "\\\\")
     docstring = f'    """Follows the rule\n\n{equation}\n\n{arguments}    """'
-    return f"{large}\n\n\nclass {name}(Optimizer):\n{docstring}\n\n{constants}\n\n{methods}"
+    return f"{limits}\n\n\nclass {name}(Optimizer):\n{docstring}\n\n{constants}\n\n{methods}"
 
 
 def _kernel(text: RuleText) -> CppKernel | None:
@@ -226,6 +234,20 @@ def _body(source: str) -> str:
         if named or docstring or isinstance(node, ast.Import | ast.ImportFrom):
             dropped.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     return "\n".join(line for number, line in enumerate(source.splitlines(), 1) if number not in dropped).strip("\n")
+
+
+def _briefly(source: str) -> str:
+    """Of what is called from within the file alone, the docstrings' first paragraphs."""
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) and node.name not in _OVERRIDES:
+            documented = node.body[0]
+            first, last = documented.lineno - 1, (documented.end_lineno or 0) - 1
+            blank = next((i for i in range(first, last) if not lines[i].strip()), last)
+            if blank < last:
+                lines[blank - 1] += '"""'
+                lines[blank : last + 1] = [_GONE] * (last + 1 - blank)
+    return "\n".join(line for line in lines if line is not _GONE) + "\n"
 
 
 def _joined(text: str) -> str:
@@ -313,6 +335,7 @@ def _self_test(rule: UpdateRule, name: str, fused: bool) -> str:
     )  # fmt: skip
 
 
+_GONE = "(left out)"
 _NUMBERS = "numbers_at"
 _OVERRIDES = ("step", "add_param_group", "load_state_dict", "get_lr", "restype")
 

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from optevolve.compile.program import program_of
+from optevolve.compile.program import program_for
 from optevolve.compile.reduce import ReduceFlat
 from optevolve.compile.work import Work
 
-__all__ = ["FlatBucket"]
+__all__ = ["FlatBucket", "lay_flat"]
+
+
+_Rule = TypeVar("_Rule", bound=Any)
+
+
+def lay_flat(optimizer: _Rule, flat: bool = True) -> _Rule:
+    """Lets an optimizer of a rule keep its parameters in buffers, or not. For a training loop that owns the model: whoever looks at the
+    parameters' storages (safetensors, shared memory, buckets of distributed training) meets one of all.
+
+    Args:
+        optimizer: a `RuleOptimizer`, before its first step; one that is differentiable stays as it is.
+        flat: whether to.
+    Returns:
+        The optimizer.
+    """
+    optimizer._flat = flat and not optimizer.defaults["differentiable"]
+    return optimizer
 
 
 class FlatBucket:
@@ -106,14 +123,11 @@ class FlatBucket:
             group: the settings of the parameters; with `fused` given either way, another execution is asked for.
             scalars: the hyperparameters and the rule's numbers of this step.
         """
-        if group["fused"] is not None or group["maximize"] or rule.DRAWS or not rule.ELEMENTWISE:
+        if self.params.device.type != "cpu" or any(values[0].dtype != torch.float32 for values in self.states):
             return False
-        tensors = [self.params, self.grad, *(values[0] for values in self.states)]
-        if any(tensor.device.type != "cpu" or tensor.dtype != torch.float32 for tensor in tensors):
-            return False
-        program = program_of(rule.advance, len(self.states))
+        program = program_for(rule, group, self.params.dtype, self.grad.dtype)
         if program is not None:
-            program(tensors, scalars)
+            program([[self.params, self.grad, *(values[0] for values in self.states)]], scalars)
         return program is not None
 
     def gather(self, grads: list[Tensor]) -> Tensor:

@@ -1,6 +1,7 @@
 """The fused step on the CPU: compiles a rule's C++, keeps it on disk for other processes, and calls it. Needs only torch.
 
-Kernels lie in `$RULE_KERNEL_CACHE`, else in `torch_rule_kernels` of the user's cache folder, named by a hash of what decides their code.
+Kernels lie in `$RULE_KERNEL_CACHE`, else in `torch_rule_kernels` of the user's cache folder, named by a hash of what decides their code and
+one of what they hold, so that a file that was cut off or is none of ours is not loaded. What goes wrong costs a warning, never a step.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from optevolve.compile.cpp import CppKernel, translate
 
-__all__ = ["FusedStep", "fused_step", "shared_object"]
+__all__ = ["FusedStep", "fused_step", "library", "pointers_of", "shared_object"]
 
 _ELEMENT_TYPES = {torch.float32: "float", torch.bfloat16: "c10::BFloat16", torch.float16: "c10::Half"}
 _VECTOR_FLAGS = {"AVX512": "-mavx512f -mavx512dq -mavx512vl -mavx512bw -mavx2 -mfma -mf16c", "AVX2": "-mavx2 -mfma -mf16c"}
@@ -43,11 +44,13 @@ class FusedStep:
         """Advances weights and states in place.
 
         Args:
-            tensors: for each parameter its weights, gradient, states and given draws, all contiguous.
+            tensors: for each parameter its weights, gradient, states and given draws, all contiguous, on the CPU, of one size.
             scalars: the hyperparameters and the rule's numbers of this step.
             keys: for each parameter the key of each uniform draw.
+        Raises:
+            RuntimeError: if the memory of a tensor was freed.
         """
-        pointers = [tensor.data_ptr() for row in tensors for tensor in row]
+        pointers = pointers_of([tensor for row in tensors for tensor in row])
         values = [*scalars, *self.kernel.constants]
         arguments = [
             ctypes.c_int64(len(tensors)),
@@ -60,6 +63,18 @@ class FusedStep:
             flat_keys = [key & 0xFFFFFFFF for row in keys for key in row]
             arguments.append((ctypes.c_uint32 * len(flat_keys))(*flat_keys))
         self.function(*arguments)
+
+
+def pointers_of(tensors: Sequence[Tensor]) -> list[int]:
+    """Where the tensors' elements begin.
+
+    Raises:
+        RuntimeError: if the memory of one was freed.
+    """
+    pointers = [tensor.data_ptr() for tensor in tensors]
+    if 0 in pointers and any(not pointer and tensor.numel() for pointer, tensor in zip(pointers, tensors, strict=True)):
+        raise RuntimeError("Expected tensors that hold memory, got one whose storage was freed. Restore it before the step.")
+    return pointers
 
 
 @cache
@@ -89,12 +104,26 @@ def loaded(kernel: CppKernel, weights: torch.dtype, gradient: torch.dtype, maxim
     if weights not in _ELEMENT_TYPES or gradient not in _ELEMENT_TYPES:
         return None
     settings = {"WEIGHT": _ELEMENT_TYPES[weights], "GRADIENT": _ELEMENT_TYPES[gradient], "MAXIMIZE": str(maximize).lower()}
-    path = shared_object("".join(f"#define {name} {value}\n" for name, value in settings.items()) + kernel.text)
-    return None if path is None else FusedStep(kernel, ctypes.CDLL(str(path)).step)
+    found = library("".join(f"#define {name} {value}\n" for name, value in settings.items()) + kernel.text)
+    return None if found is None else FusedStep(kernel, found.step)
+
+
+def library(text: str) -> ctypes.CDLL | None:
+    """The compiled text, loaded; None, said once, where it cannot be compiled, kept or loaded."""
+    try:
+        path = shared_object(text)
+        return None if path is None else ctypes.CDLL(str(path))
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
+        _say_once(f"{error}. Name a folder that can be written to and run from in $RULE_KERNEL_CACHE")
+        return None
 
 
 def shared_object(text: str) -> Path | None:
-    """The compiled text, from the cache or made now; None where there is no working compiler."""
+    """The compiled text, from the cache or made now; None where there is no working compiler.
+
+    Raises:
+        OSError: if it cannot be kept.
+    """
     capability = torch.backends.cpu.get_cpu_capability()
     vectors = capability if capability in _VECTOR_FLAGS else "DEFAULT"
     flags = ["-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-w"]
@@ -103,9 +132,10 @@ def shared_object(text: str) -> Path | None:
     digest = hashlib.sha256("\n".join([text, *flags, torch.__version__, sys.platform]).encode()).hexdigest()[:32]
     named = os.environ.get("RULE_KERNEL_CACHE")
     folder = Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_rule_kernels")
-    path = folder / f"{digest}.so"
-    if path.exists():
-        return path
+    for path in sorted(folder.glob(f"{digest}-*.so")):
+        if path.stem == f"{digest}-{_hash_of(path)}":
+            return path
+        _say_once(f"{path} is damaged, and is made anew", "A compiled step was not loaded")
     compiler = next((found for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name and (found := shutil.which(name))), None)
     if compiler is None:
         _say_once("no C++ compiler was found (looked for $CXX, g++, clang++, c++)")
@@ -115,17 +145,24 @@ def shared_object(text: str) -> Path | None:
         flags += ["-fopenmp", *map(str, sorted((root / "lib").glob("libgomp*.so*"))[:1])]
     flags += [f"-I{root / 'include'}", f"-L{root / 'lib'}", "-ltorch_cpu", "-lc10"]
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as scratch:
         source, made = Path(scratch) / "step.cpp", Path(scratch) / "step.so"
         source.write_text(text, encoding="utf-8")
         done = subprocess.run([compiler, str(source), "-o", str(made), *flags], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             _say_once(f"{compiler} failed: {done.stderr.strip()[-500:]}")
             return None
+        for damaged in folder.glob(f"{digest}-*.so"):
+            damaged.unlink(missing_ok=True)
+        path = folder / f"{digest}-{_hash_of(made)}.so"
         made.replace(path)  # atomic: another process sees all of it or nothing
     return path
 
 
+def _hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 @cache
-def _say_once(reason: str) -> None:
-    warnings.warn(f"The fused step cannot be compiled, so steps run as plain torch operations: {reason}.", stacklevel=2)
+def _say_once(reason: str, what: str = "The fused step cannot be compiled, so steps run as plain torch operations") -> None:
+    warnings.warn(f"{what}: {reason}.", stacklevel=2)

@@ -10,42 +10,46 @@ import ast
 import ctypes
 import inspect
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from optevolve.compile.cpp import OPERATIONS, Translator, prelude
-from optevolve.compile.kernel import shared_object
+from optevolve.compile.kernel import library, pointers_of
 
-__all__ = ["Program", "program_of"]
+__all__ = ["Program", "program_for", "program_of"]
 
 _RUN = r"""
 constexpr int64_t BLOCK = 256;  // elements of a register
-extern "C" void run(int64_t size, float* const* tensors, int64_t inputs, const double* scalars, int64_t numbers, const int32_t* code,
-                    int64_t lines, int64_t registers, const int32_t* results, int64_t states) {
+extern "C" void run(int64_t count, const int64_t* sizes, float* const* pointers, int64_t inputs, const double* scalars, int64_t numbers,
+                    const int32_t* code, int64_t lines, int64_t registers, const int32_t* results, int64_t states) {
   static thread_local std::vector<float> memory;
   if (int64_t(memory.size()) < registers * BLOCK) memory.resize(registers * BLOCK);
   float* const r = memory.data();
   for (int64_t k = 0; k < numbers; ++k) std::fill_n(r + (inputs + k) * BLOCK, BLOCK, static_cast<float>(scalars[k]));
-  for (int64_t start = 0; start < size; start += BLOCK) {
-    const int64_t n = std::min(BLOCK, size - start);
-    for (int64_t t = 0; t < inputs; ++t) std::copy_n(tensors[t] + start, n, r + t * BLOCK);
-    for (const int32_t* line = code; line < code + 5 * lines; line += 5) {
-      float* const out = r + line[1] * BLOCK;
-      const float *a = r + line[2] * BLOCK, *b = r + line[3] * BLOCK, *c = r + line[4] * BLOCK;
-      switch (line[0]) {
+  for (int64_t tensor = 0; tensor < count; ++tensor) {
+    float* const* tensors = pointers + inputs * tensor;
+    for (int64_t start = 0; start < sizes[tensor]; start += BLOCK) {
+      const int64_t n = std::min(BLOCK, sizes[tensor] - start);
+      for (int64_t t = 0; t < inputs; ++t) std::copy_n(tensors[t] + start, n, r + t * BLOCK);
+      for (const int32_t* line = code; line < code + 5 * lines; line += 5) {
+        float* const out = r + line[1] * BLOCK;
+        const float *a = r + line[2] * BLOCK, *b = r + line[3] * BLOCK, *c = r + line[4] * BLOCK;
+        switch (line[0]) {
 @CASES@
+        }
       }
+      for (int64_t j = 0; j <= states; ++j) std::copy_n(r + results[j] * BLOCK, n, tensors[j ? j + 1 : 0] + start);
     }
-    for (int64_t j = 0; j <= states; ++j) std::copy_n(r + results[j] * BLOCK, n, tensors[j ? j + 1 : 0] + start);
   }
 }
 """
 _CASE = """\
         case {number}:
-          for (int64_t i = 0; i < BLOCK; i += WIDTH) {{
+          for (int64_t i = 0; i < n; i += WIDTH) {{
             const V x = V::loadu(a + i), y = V::loadu(b + i), z = V::loadu(c + i);
             ({operation}).store(out + i);
           }}
@@ -120,21 +124,23 @@ class Program:
         self.code = (ctypes.c_int32 * len(assembler.code))(*assembler.code)
         self.results = (ctypes.c_int32 * len(results))(*results)
 
-    def __call__(self, tensors: Sequence[Tensor], scalars: Sequence[float]) -> None:
+    def __call__(self, tensors: Sequence[Sequence[Tensor]], scalars: Sequence[float], _: object = None) -> None:
         """Advances weights and states in place.
 
         Args:
-            tensors: weights, gradient and states, float32, contiguous, all of one length.
+            tensors: for each parameter its weights, gradient and states, float32, contiguous, on the CPU, of one size.
             scalars: the hyperparameters and the rule's numbers of this step.
+        Raises:
+            RuntimeError: if the memory of a tensor was freed.
         """
         values = (*scalars, *self.constants)
-        pointers = (ctypes.c_void_p * self.inputs)(*(tensor.data_ptr() for tensor in tensors))
-        numbers = (ctypes.c_double * len(values))(*values)
+        pointers = pointers_of([tensor for row in tensors for tensor in row])
         self.run(
-            tensors[0].numel(),
-            pointers,
+            len(tensors),
+            (ctypes.c_int64 * len(tensors))(*[row[0].numel() for row in tensors]),
+            (ctypes.c_void_p * len(pointers))(*pointers),
             self.inputs,
-            numbers,
+            (ctypes.c_double * len(values))(*values),
             len(values),
             self.code,
             self.lines,
@@ -142,6 +148,19 @@ class Program:
             self.results,
             self.states,
         )
+
+
+def program_for(rule: Any, group: Mapping[str, Any], weights: torch.dtype, gradient: torch.dtype) -> Program | None:
+    """The program of a step; None where there is none, or another execution is asked for.
+
+    Args:
+        rule: the optimizer's class.
+        group: the settings of the parameters.
+        weights, gradient: element types.
+    """
+    if group["fused"] is not None or group["maximize"] or rule.DRAWS or not rule.ELEMENTWISE:
+        return None
+    return program_of(rule.advance, len(rule.STATES)) if weights is gradient is torch.float32 else None
 
 
 @lru_cache(maxsize=256)  # a search has many rules, and few at a time
@@ -160,11 +179,11 @@ def program_of(advance: Callable[..., Any], states: int) -> Program | None:
 def _kernel() -> Any:
     """The compiled kernel, one for all rules; None without a compiler."""
     cases = "\n".join(_CASE.format(number=i, operation=text.format("x", "y", "z")) for i, text in enumerate(OPERATIONS))
-    path = shared_object(prelude(cases) + _RUN.replace("@CASES@", cases))
-    if path is None:
+    loaded = library(prelude(cases) + _RUN.replace("@CASES@", cases))
+    if loaded is None:
         return None
-    run = ctypes.CDLL(str(path)).run
+    run = loaded.run
     integer, pointer = ctypes.c_int64, ctypes.c_void_p
-    run.argtypes = [integer, pointer, integer, pointer, integer, pointer, integer, integer, pointer, integer]
+    run.argtypes = [integer, pointer, pointer, integer, pointer, integer, pointer, integer, integer, pointer, integer]
     run.restype = None
     return run

@@ -6,12 +6,13 @@ A matrix's rows are its first axis; a tensor of more axes counts as the matrix o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Reduce", "ReduceEach", "ReduceFlat", "ReduceSharded"]
+__all__ = ["Reduce", "ReduceFlat", "ReduceSharded", "reduce_of"]
 
 
 class Reduce:
@@ -92,15 +93,6 @@ class ReduceFlat(Reduce):
         return self._each("orthogonalize", x)
 
 
-class ReduceEach(Reduce):
-    """Reductions of lists of tensors (`Many`), each by itself."""
-
-    def __getattribute__(self, name: str) -> Any:
-        if name.startswith("_"):
-            return super().__getattribute__(name)
-        return lambda many: type(many)([getattr(_WHOLE, name)(x) for x in many.tensors])
-
-
 class ReduceSharded(Reduce):
     """Reductions over all shards of a distributed tensor, given this process's shard.
 
@@ -147,3 +139,10 @@ class ReduceSharded(Reduce):
     def orthogonalize(self, x: Tensor) -> Tensor:
         """As `Reduce.orthogonalize`."""
         return self._each("orthogonalize", x)
+
+
+def reduce_of(params: Sequence[Tensor], tensors: Sequence[Tensor]) -> Reduce:
+    """The reductions of one parameter, or of several end to end, given the tensors that are computed with."""
+    if len(params) > 1:
+        return ReduceFlat([x.shape for x in tensors])
+    return ReduceSharded(params[0]) if hasattr(params[0], "to_local") else Reduce()

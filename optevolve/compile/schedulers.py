@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
+from optevolve.compile.work import step_count
+
 __all__ = ["FactorSchedule", "WarmupCosine"]
 
 
@@ -22,9 +24,9 @@ class WarmupCosine(LRScheduler):
 
     Args:
         optimizer: any torch optimizer.
-        total_steps: length of the run T; step the scheduler after each optimizer step. Past the end the last value holds.
-        warmup: steps W during which the learning rate rises as t/W.
-        hold: steps H at the peak; W + H <= T.
+        total_steps: length of the run T, a whole number; step the scheduler after each optimizer step. Past the end the last value holds.
+        warmup: steps W during which the learning rate rises as t/W; below 1 a fraction of the run.
+        hold: steps H at the peak, likewise; W + H <= T.
         momentum: (high, low) lets the groups' momentum fall linearly from high to low over the warm-up, stay during the hold and return,
             each leg including both its ends, as in the paper with (0.95, 0.85); None leaves it alone.
         first_lr: learning rate of the first step instead of 0, such as the paper's 1e-7; None: what the schedule says.
@@ -37,20 +39,21 @@ class WarmupCosine(LRScheduler):
         self,
         optimizer: Optimizer,
         total_steps: int,
-        warmup: int = 0,
-        hold: int = 0,
+        warmup: float = 0,
+        hold: float = 0,
         momentum: tuple[float, float] | None = None,
         first_lr: float | None = None,
         last_epoch: int = -1,
     ) -> None:
-        if total_steps < 1 or warmup < 0 or hold < 0 or warmup + hold > total_steps:
+        total_steps = step_count(total_steps)
+        if not (warmup >= 0 and hold >= 0 and sum(leg if leg >= 1 else leg * total_steps for leg in (warmup, hold)) <= total_steps):
             raise ValueError(f"Expected warmup + hold within total_steps, got {warmup} + {hold} in {total_steps} steps.")
         steerable = all("momentum" in group or "betas" in group for group in optimizer.param_groups)  # export if momentum
         if momentum is not None and not steerable:  # export if momentum
             raise ValueError("Expected groups with momentum or betas, since momentum is given, got neither. Leave momentum out.")
         self.total_steps = total_steps
-        self.warmup = warmup
-        self.hold = hold
+        self.warmup = round(warmup if warmup >= 1 else warmup * total_steps)
+        self.hold = min(round(hold if hold >= 1 else hold * total_steps), total_steps - self.warmup)
         self.momentum = momentum  # export if momentum
         self.first_lr = first_lr
         super().__init__(optimizer, last_epoch)
@@ -76,8 +79,14 @@ class WarmupCosine(LRScheduler):
         return low + (high - low) * (t - self.warmup - self.hold) / max(rest - 1, 1)
 
     def get_lr(self) -> list[float | Tensor]:
-        """Learning rate of each group at the current step; sets their momentum on the way."""
+        """Learning rate of each group at the current step; sets their momentum on the way.
+
+        Groups that were added to the optimizer later are scheduled from here on; their learning rate is taken as their peak.
+        """
         t = self.last_epoch
+        for group in self.optimizer.param_groups[len(self.base_lrs) :]:
+            lr = group["lr"]
+            self.base_lrs.append(group.setdefault("initial_lr", lr.clone() if isinstance(lr, Tensor) else lr))
         if self.momentum is not None:  # export if momentum
             value = self.momentum_at(t)
             for group in self.optimizer.param_groups:
@@ -104,8 +113,8 @@ class FactorSchedule(WarmupCosine):  # export never
         self,
         optimizer: Optimizer,
         total_steps: int,
-        warmup: int = 0,
-        hold: int = 0,
+        warmup: float = 0,
+        hold: float = 0,
         momentum: tuple[float, float] | None = None,
         first_lr: float | None = 1e-7,
         last_epoch: int = -1,

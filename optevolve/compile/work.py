@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["LOW_PRECISION", "Work", "numbers_of", "plain", "shard_offset", "state_dtype"]
+__all__ = ["LOW_PRECISION", "Work", "numbers_of", "plain", "shard_offset", "state_dtype", "step_count"]
 
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 _CHUNK = 512  # steps whose numbers are computed at once
@@ -35,14 +36,35 @@ class Work(NamedTuple):
         if len(set(counts)) == 1:
             return [self]
 
-        def at(t: int, values: Sequence[Any]) -> list[Any]:
-            return [value for value, count in zip(values, counts, strict=False) if count == t]
+        return [self.only([i for i, count in enumerate(counts) if count == t]) for t in sorted(set(counts))]
 
-        def part(t: int) -> Work:
-            states = [at(t, values) for values in self.states]
-            return Work(at(t, self.params), at(t, self.grads), at(t, self.steps), states, at(t, self.firsts))
+    def each(self) -> Iterator[Work]:
+        """Every parameter by itself."""
+        return (self.only([i]) for i in range(len(self.params)))
 
-        return [part(t) for t in sorted(set(counts))]
+    def only(self, members: Sequence[int]) -> Work:
+        """The work on some of the parameters."""
+
+        def at(values: Sequence[Any]) -> list[Any]:
+            return [values[i] for i in members]
+
+        firsts = at(self.firsts) if self.firsts else ()
+        return Work(at(self.params), at(self.grads), at(self.steps), [at(values) for values in self.states], firsts)
+
+
+def step_count(total: Any) -> int:
+    """A number of steps, of whatever type of whole numbers, as an int.
+
+    Raises:
+        ValueError: if it is no whole number of at least 1.
+    """
+    try:
+        count = 0 if "bool" in str(getattr(total, "dtype", type(total))) else operator.index(total)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ValueError(f"Expected total_steps of at least 1, a whole number, got {total!r}.")
+    return count
 
 
 def numbers_of(numbers: Callable[..., tuple[Tensor, ...]], t: int, total: int | None) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ from optevolve.space.paper_notation import parse_paper
 from optevolve.space.rule import UpdateRule
 from optevolve.space.text import parse, parse_expression
 
-__all__ = ["NAMED", "SCHEDULES", "ZOO", "MeasuredRate", "TaskRate", "ZooRule", "rule_or_name", "zoo"]
+__all__ = ["NAMED", "SCHEDULES", "ZOO", "MeasuredRate", "TaskRate", "ZooRule", "default_weight_decay", "rule_or_name", "zoo"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class ZooRule:
         source: who published it, where.
         recommended: peak learning rate that the source recommends; None if it gives none.
         measured: what was measured on three kinds of task; None for a rule that was not.
+        weight_decay: decoupled weight decay that is the optimizer's default, beside the rule; 0 for most.
     """
 
     name: str
@@ -80,6 +81,7 @@ class ZooRule:
     source: str
     recommended: float | None = None
     measured: MeasuredRate | None = None
+    weight_decay: float = 0.0
 
     @property
     def learning_rate(self) -> float | None:
@@ -116,7 +118,8 @@ class _Zoo(Mapping[str, ZooRule]):
     def __getitem__(self, name: str) -> ZooRule:
         row = _row("rules", name)
         title = row.get("title") or name.capitalize().replace("_static", " without its decays")
-        return ZooRule(name, title, parse(row["rule"]), row["summary"], row["source"], row.get("learning_rate"), _measured(name))
+        rate, decay = row.get("learning_rate"), row.get("weight_decay", 0.0)
+        return ZooRule(name, title, parse(row["rule"]), row["summary"], row["source"], rate, _measured(name), decay)
 
     def __iter__(self) -> Iterator[str]:
         return iter(_data()["rules"])
@@ -195,3 +198,9 @@ def rule_or_name(text: str) -> UpdateRule:
         if near:
             raise ParseError(f"{error} Or did you mean {near[0]!r} of the zoo?", error.column) from None
         raise
+
+
+def default_weight_decay(text: str) -> float:
+    """The weight decay that goes with a rule's name without being asked for; 0 for texts that are no name."""
+    name = text.strip().lower()
+    return ZOO[name].weight_decay if name in ZOO else 0.0

@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from optevolve.compile.kernel import shared_object
+from optevolve.compile.kernel import library
 from optevolve.training.chain import as_one_step
 from optevolve.training.elements import has_tiles, integers
 from optevolve.training.norm_swish import NormSwish, tile_length
@@ -205,21 +205,20 @@ FACE(bfloat16_bfloat16, uint16_t, uint16_t)
 @cache
 def _library() -> ctypes.CDLL | None:
     """The compiled kernels; None without a compiler."""
-    path = shared_object(_TEXT)
-    return None if path is None else ctypes.CDLL(str(path))
+    return library(_TEXT)
 
 
 @cache
 def _kernels() -> dict[tuple[str, torch.dtype, torch.dtype], Callable[..., None]]:
     """The two passes by the types of input and output; empty without a compiler."""
-    library = _library()
-    if library is None:
+    loaded = _library()
+    if loaded is None:
         return {}
     pointer, integer, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
     kernels: dict[tuple[str, torch.dtype, torch.dtype], Callable[..., None]] = {}
     for inputs, outputs in ((torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16)):
         for name in ("forward", "backward"):
-            function = getattr(library, f"{name}_{inputs}_{outputs}".replace("torch.", ""))
+            function = getattr(loaded, f"{name}_{inputs}_{outputs}".replace("torch.", ""))
             function.restype = None
             kernels[name, inputs, outputs] = function
         forward, backward = kernels["forward", inputs, outputs], kernels["backward", inputs, outputs]
@@ -251,8 +250,8 @@ def largest_image(dtype: torch.dtype, narrow: bool) -> int:
         return 8 * 8
     if dtype != torch.bfloat16:
         return 64 * 64
-    library = _library()
-    if library is None or library.bfloat16_depth() != 2:
+    loaded = _library()
+    if loaded is None or loaded.bfloat16_depth() != 2:
         return 8 * 8
     return 64 * 64 if not has_tiles() else 16 * 16 if narrow else 8 * 8
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
-from optevolve.compile.kernel import shared_object
+from optevolve.compile.kernel import library
 from optevolve.training.chain import as_one_step
 from optevolve.training.elements import ELEMENTS, integers
 
@@ -96,14 +96,13 @@ FACE(bfloat16, uint16_t)
 @cache
 def _kernels() -> dict[tuple[str, torch.dtype], Callable[..., None]]:
     """The two passes by the type of the images; empty without a compiler."""
-    path = shared_object(_TEXT)
-    if path is None:
+    loaded = library(_TEXT)
+    if loaded is None:
         return {}
-    library = ctypes.CDLL(str(path))
     pointer = ctypes.c_void_p
     kernels: dict[tuple[str, torch.dtype], Callable[..., None]] = {}
     for name, dtype in (("float", torch.float32), ("bfloat16", torch.bfloat16)):
-        forward, backward = getattr(library, f"forward_{name}"), getattr(library, f"backward_{name}")
+        forward, backward = getattr(loaded, f"forward_{name}"), getattr(loaded, f"backward_{name}")
         forward.argtypes = [*[pointer] * 3, ctypes.c_double, *[pointer] * 4]
         backward.argtypes = [*[pointer] * 3, ctypes.c_double, *[pointer] * 5]
         forward.restype = backward.restype = None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import batch_norm, silu
 
-from optevolve.compile.kernel import shared_object
+from optevolve.compile.kernel import library
 from optevolve.training.elements import ELEMENTS
 
 __all__ = ["NORM_SWISH", "NormSwish", "available", "tile_length"]
@@ -236,10 +236,9 @@ FACE(bfloat16, uint16_t)
 @cache
 def _kernels() -> dict[tuple[str, torch.dtype], Callable[..., None]]:
     """The compiled functions by what they do and by the type of the activations; empty without a compiler."""
-    path = shared_object(NORM_SWISH + _FACES)
-    if path is None:
+    loaded = library(NORM_SWISH + _FACES)
+    if loaded is None:
         return {}
-    library = ctypes.CDLL(str(path))
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     kernels: dict[tuple[str, torch.dtype], Callable[..., None]] = {}
     for name, dtype in (("float", torch.float32), ("bfloat16", torch.bfloat16)):
@@ -249,7 +248,7 @@ def _kernels() -> dict[tuple[str, torch.dtype], Callable[..., None]]:
             "backward": [*[pointer] * 3, *[integer] * 3, *[pointer] * 6],
         }
         for face, types in faces.items():
-            function = getattr(library, f"{face}_{name}")
+            function = getattr(loaded, f"{face}_{name}")
             function.argtypes, function.restype = types, None
             kernels[face, dtype] = function
     return kernels

@@ -14,7 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from optevolve.compile.kernel import shared_object
+from optevolve.compile.kernel import library
 from optevolve.tasks import Batch, Task
 from optevolve.tasks.classification import Classification
 from optevolve.training.chain import back_through, links_of, run_through
@@ -64,10 +64,10 @@ extern "C" bool classify(const i64* shape, const float* x, const i64* labels, fl
 
 @cache
 def _kernel() -> Callable[..., bool] | None:
-    path = shared_object(_TEXT)
-    if path is None:
+    loaded = library(_TEXT)
+    if loaded is None:
         return None
-    kernel = ctypes.CDLL(str(path)).classify
+    kernel = loaded.classify
     kernel.argtypes = [ctypes.c_void_p] * 5
     kernel.restype = ctypes.c_bool
     return kernel

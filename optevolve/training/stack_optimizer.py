@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from optevolve.compile.contract import RuleOptimizer
 from optevolve.compile.draws import draw, stream_key
+from optevolve.compile.flat import lay_flat
 from optevolve.compile.reduce import Reduce
 from optevolve.training.runs import Run
 from optevolve.training.stack import Stack
@@ -147,9 +148,8 @@ class _OneEach(StackOptimizer):
         super().__init__(stack, rates, momenta)
         self.optimizers = list(optimizers)
         for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                if isinstance(optimizer, RuleOptimizer):
-                    group["flat"] = False  # it would lay the parameters elsewhere
+            if isinstance(optimizer, RuleOptimizer):
+                lay_flat(optimizer, False)  # it would lay the parameters elsewhere
 
     def step(self, t: int) -> None:
         grads = self.stack.split(self.stack.grad)

@@ -12,7 +12,7 @@ from tests.compile.agreement import ZOO_NAMES, assert_agree, compiled_together, 
 
 NAMED = [*(ZOO[name].rule for name in ZOO_NAMES), parse("-momentum: v_hat * a4"), parse("-nesterov: sign(qhm(v)) + 0.01 * w")]
 RANDOM = random_rules(500)
-WAYS = [{"flat": True}, {"foreach": True}, {"capturable": True}]
+WAYS = [{"flat": True}, {"foreach": True}, {"foreach": False}, {"capturable": True}]
 
 
 @pytest.mark.parametrize("name", ZOO_NAMES)

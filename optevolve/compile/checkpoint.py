@@ -1,0 +1,56 @@
+"""What a checkpoint must be to be loaded, and what a parameter's state must be to be stepped with. Needs only torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_checkpoint", "check_state", "scalar_step"]
+
+
+def check_checkpoint(name: str, rule: str, states: Sequence[str], loaded: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses the state of another rule, of parameters of other shapes, or of these in another order.
+
+    Args:
+        name, rule, states: of the optimizer: its class, its rule and the names of the states.
+        loaded: what is to be loaded; numbers of groups and parameters that differ are left to torch.
+        groups: the optimizer's.
+    Raises:
+        ValueError: if it is refused.
+    """
+    for group, saved in zip(groups, loaded["param_groups"], strict=False):
+        other = saved.get("rule", rule)  # older ones do not say
+        if other != rule:
+            raise ValueError(f"Expected a checkpoint of {name} ({rule}), got one of the rule {other}. Build the optimizer that wrote it.")
+        named, now = saved.get("param_names") or [], group.get("param_names") or []
+        if named != now and sorted(named) == sorted(now):
+            raise ValueError(f"Expected parameters in the checkpoint's order {named}, got {now}. Give them in that order.")
+        for p, index in zip(group["params"], saved["params"], strict=False):
+            if state := loaded["state"].get(index):
+                check_state(name, states, p, state, f"parameter {index} of the checkpoint")
+
+
+def check_state(name: str, states: Sequence[str], p: Tensor, state: Mapping[str, Any], which: str = "a parameter") -> None:
+    """Refuses a state that does not go with its parameter, before anything reads or writes its memory.
+
+    Raises:
+        ValueError: if it is refused.
+    """
+    if set(state) != {"step", *states}:
+        raise ValueError(f"Expected the states {['step', *states]} of {name} for {which}, got {list(state)}. Build it anew.")
+    for key, value in state.items():
+        shape, kind = ((), False) if key == "step" else (tuple(p.shape), p.is_complex())
+        x = torch.as_tensor(value)
+        if (tuple(x.shape) != shape and (key != "step" or x.numel() != 1)) or x.is_complex() != kind:
+            raise ValueError(
+                f"Expected {key!r} for {which} of shape {shape}, like {p.dtype}, got {tuple(x.shape)}, {x.dtype}. "
+                "Load it into the model that it is of, or build the optimizer anew after parameters were changed."
+            )
+
+
+def scalar_step(step: Any, device: torch.device | str) -> Tensor:
+    """A step count as it is kept, float32 without dimensions: of numbers on the device, of tensors where they are."""
+    return torch.as_tensor(step, dtype=torch.float32, device=step.device if isinstance(step, Tensor) else device).reshape(())

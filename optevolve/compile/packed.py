@@ -1,0 +1,73 @@
+"""Many small tensors as few large ones: laid side by side for a step and taken apart after it, a bounded part at a time. Needs only torch.
+
+A step's temporary tensors are as large as such a part, however large the model is, and its calls are as few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+from optevolve.compile.work import Work, plain
+
+__all__ = ["join", "parts", "scatter"]
+
+_ON_CPU, _ELSEWHERE = 2**15, 2**21  # elements of a part: those that stay in the cache, and those that keep a GPU busy
+
+
+def parts(work: Work, elementwise: bool) -> Iterator[Work]:
+    """The work in parts: tensors of one kind that together are small, or a piece of a large one.
+
+    Args:
+        work: what a step works on; no distributed tensors.
+        elementwise: whether a tensor may be cut into pieces.
+    """
+    kinds: dict[object, list[int]] = {}
+    for i, (p, g) in enumerate(zip(work.params, work.grads, strict=True)):
+        kind = i if hasattr(p, "to_local") else (p.dtype, g.dtype, p.device, *(values[i].dtype for values in work.states))
+        kinds.setdefault(kind, []).append(i)
+    for members in kinds.values():
+        most = _ON_CPU if work.params[members[0]].device.type == "cpu" else _ELSEWHERE
+        together: list[int] = []
+        size = 0
+        for i in members:
+            own = work.params[i].numel()
+            if own > most:
+                yield from _pieces(work.only([i]), most) if elementwise else [work.only([i])]
+                continue
+            if size + own > most:
+                yield work.only(together)
+                together, size = [], 0
+            together.append(i)
+            size += own
+        if together:
+            yield work.only(together)
+
+
+def _pieces(whole: Work, most: int) -> Iterator[Work]:
+    """One tensor, in pieces if it lies in memory without gaps."""
+    tensors = [whole.params[0], whole.grads[0].contiguous(), *(values[0] for values in whole.states)]
+    if hasattr(tensors[0], "to_local") or not all(tensor.is_contiguous() for tensor in tensors):
+        yield whole
+        return
+    columns = [plain(tensor).view(-1).split(most) for tensor in tensors]
+    for w, g, *states in zip(*columns, strict=True):
+        firsts = [first + w.storage_offset() - tensors[0].storage_offset() for first in whole.firsts]
+        yield Work([w], [g], whole.steps, [[state] for state in states], firsts)
+
+
+def join(tensors: Sequence[Tensor]) -> Tensor:
+    """One tensor of all: a single one as it is, several end to end."""
+    joined: Tensor = tensors[0] if len(tensors) == 1 else _flatten_dense_tensors(tensors)
+    return joined
+
+
+def scatter(targets: Sequence[Tensor], values: Tensor) -> None:
+    """Writes what was computed on what `join` gave back to where that came from."""
+    if len(targets) == 1:
+        targets[0].copy_(values)
+    else:
+        torch._foreach_copy_(list(targets), list(_unflatten_dense_tensors(values, targets)))
