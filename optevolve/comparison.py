@@ -24,7 +24,7 @@ from optevolve.errors import ConfigError, StudyError
 from optevolve.evaluation import EvaluationSource
 from optevolve.final import REFERENCE, Comparison
 from optevolve.final import compare as table_of
-from optevolve.library import ZOO, rule_or_name
+from optevolve.library import ZOO, default_weight_decay, rule_or_name
 from optevolve.listening import Listening
 from optevolve.progress import Listener, listener
 from optevolve.reporting.contest import write_plot
@@ -148,8 +148,10 @@ def _contestants(rules: Sequence[UpdateRule | str] | Mapping[str, UpdateRule | s
         if reference not in ZOO:
             raise ConfigError(f"Expected one of {', '.join(named)} or a name of 'optevolve zoo' to compare against, got {against!r}.")
         named[reference] = ZOO[reference].rule
+        given.append((reference, reference))
+    decays = {name: default_weight_decay(rule) for name, rule in given if isinstance(rule, str)}
     # As text and back, so that a rule reads in the store as it reads anywhere.
-    return [Contestant(name, str(parse(str(rule)))) for name, rule in named.items()], reference
+    return [Contestant(name, str(parse(str(rule))), decays.get(name, 0.0)) for name, rule in named.items()], reference
 
 
 def _refuse_another(folder: Path, stored: RunConfig, config: RunConfig) -> None:

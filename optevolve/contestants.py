@@ -25,10 +25,12 @@ class Contestant:
     Attributes:
         name: unique among those it meets, without "/".
         rule: the update rule in native notation.
+        weight_decay: that it takes where a protocol tunes none, as AdamW's 0.01.
     """
 
     name: str
     rule: str
+    weight_decay: float = 0.0
 
 
 class Place(NamedTuple):

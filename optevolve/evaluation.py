@@ -75,9 +75,7 @@ class EvaluationSource:
         tuning = seed_for(seed, _STREAMS[TUNE])
         pairs = [(task, contestant) for task in dict.fromkeys(tasks) for contestant in contestants]
         self._names = {job_id(TUNE, c.name, t): c.name for t, c in pairs}
-        self._jobs: deque[tuple[str, Job]] = deque(
-            (TUNE, Job(job_id(TUNE, c.name, t), c.rule, t, own.get(t, protocol), tuning)) for t, c in pairs
-        )
+        self._jobs: deque[tuple[str, Job]] = deque((TUNE, _tuning_of(c, t, own.get(t, protocol), tuning)) for t, c in pairs)
         self._awaited: dict[str, tuple[str, Job]] = {}
         self._tuned: list[_Tuned] = []
         self._opened = False  # the test split
@@ -107,7 +105,7 @@ class EvaluationSource:
             if outcome.learning_rate is None:
                 raise ValueError(f"the completed tuning {job_id!r} chose no learning rate")
             # A protocol's only weight decay goes without saying: jobs of studies from before there were several stay what they are.
-            decay = outcome.weight_decay if len(job.protocol.weight_decays) > 1 else None
+            decay = outcome.weight_decay if len(job.protocol.weight_decays) > 1 else job.weight_decay
             self._tuned.append(_Tuned(self._names[job_id], job, outcome.learning_rate, decay))
             self._add(CHOOSE, self._tuned[-1])
         elif stage in _SPLITS and is_lost(outcome) and (job.task, job.split) not in self._levels:
@@ -134,3 +132,10 @@ class EvaluationSource:
         """What the untrained model scores on a job's data: one step by a rule that never moves, without floors."""
         still = replace(job.protocol, full_steps=1, epoch_steps=1, floor_epoch=2, schedule=Schedule(warmup=0), compile=False)
         return replace(job, id=job_id(UNTRAINED, job.split.value, job.task), rule="0 * w", protocol=still)
+
+
+def _tuning_of(contestant: Contestant, task: str, protocol: Protocol, seed: int) -> Job:
+    """With the contestant's own weight decay, if it has one, where the protocol tunes none."""
+    untuned = set(protocol.weight_decays) == {0.0}
+    decay = contestant.weight_decay if untuned and contestant.weight_decay else None
+    return Job(job_id(TUNE, contestant.name, task), contestant.rule, task, protocol, seed, weight_decay=decay)

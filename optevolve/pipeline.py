@@ -321,13 +321,13 @@ def _baselines(config: RunConfig) -> list[Contestant]:
     unknown = [name for name in config.evaluation.baselines if name not in ZOO]
     if unknown:
         raise ConfigError(f"Unknown baseline {unknown[0]!r} in evaluation.baselines. Expected names of the zoo: {', '.join(ZOO)}.")
-    return [Contestant(name, str(ZOO[name].rule)) for name in config.evaluation.baselines]
+    return [Contestant(name, str(ZOO[name].rule), ZOO[name].weight_decay) for name in config.evaluation.baselines]
 
 
 def _contestants_of(study: Study) -> list[Contestant]:
     """Survivors and baselines as the run's own final evaluation met them."""
-    found = {place_of(m).name: m.job.rule for m in study.measurements(TUNE)}
-    return [Contestant(name, rule) for name, rule in found.items()]
+    found = {place_of(m).name: m.job for m in study.measurements(TUNE)}
+    return [Contestant(name, job.rule, job.weight_decay or 0.0) for name, job in found.items()]
 
 
 def _final_evaluation(config: RunConfig, contestants: Sequence[Contestant], tasks: Mapping[str, Protocol]) -> Hopeful:

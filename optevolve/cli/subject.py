@@ -64,7 +64,8 @@ def find(text: str, rank: int) -> Subject:
         if entry.measured is not None and entry.measured.edge:
             facts["learning rates"] = "the best on some task reach the end of the grid that was tried"
         known = {key: value for key, value in facts.items() if value is not None}
-        return Subject(entry.rule, known, f"{entry.summary}; {entry.source}", learning_rate=entry.learning_rate)
+        provenance = f"{entry.summary}; {entry.source}"
+        return Subject(entry.rule, known, provenance, learning_rate=entry.learning_rate, weight_decay=entry.weight_decay)
     return Subject(rule_or_name(text))
 
 

@@ -170,16 +170,17 @@ class RuleOptimizer(Optimizer):
         finally:
             handle.remove()
             restore.remove()
-        for group, total, saved in zip(self.param_groups, totals, seen[-1]["param_groups"], strict=True):  # export if decays
-            if saved.get("total_steps") is None:
-                group["total_steps"] = total
-                warnings.warn(f"The checkpoint does not say its total_steps: {total}, as given here, stands.", stacklevel=2)
-            elif saved["total_steps"] != total:
-                warnings.warn(
-                    f"The checkpoint's total_steps={saved['total_steps']} stand in place of {total}, as given here. "
-                    "For another length set param_groups[...]['total_steps'] after loading.",
-                    stacklevel=2,
-                )
+        if self.NEEDS_TOTAL_STEPS:  # export inline if decays
+            for group, total, saved in zip(self.param_groups, totals, seen[-1]["param_groups"], strict=True):
+                if saved.get("total_steps") is None:
+                    group["total_steps"] = total
+                    warnings.warn(f"The checkpoint does not say its total_steps: {total}, as given here, stands.", stacklevel=2)
+                elif saved["total_steps"] != total:
+                    warnings.warn(
+                        f"The checkpoint's total_steps={saved['total_steps']} stand in place of {total}, as given here. "
+                        "For another length set param_groups[...]['total_steps'] after loading.",
+                        stacklevel=2,
+                    )
         if self.WEIGHT_DECAY:  # export never
             for group, saved in zip(self.param_groups, seen[-1]["param_groups"], strict=True):
                 if "rule" not in saved:  # written when this decay was part of the rule

@@ -53,7 +53,7 @@ def _pieces(whole: Work, most: int) -> Iterator[Work]:
     if hasattr(tensors[0], "to_local") or not all(tensor.is_contiguous() for tensor in tensors):
         yield whole
         return
-    columns = [plain(tensor).view(-1).split(most) for tensor in tensors]
+    columns = [torch.split(plain(tensor).view(-1), most) for tensor in tensors]
     for w, g, *states in zip(*columns, strict=True):
         firsts = [first + w.storage_offset() - tensors[0].storage_offset() for first in whole.firsts]
         yield Work([w], [g], whole.steps, [[state] for state in states], firsts)
@@ -61,7 +61,7 @@ def _pieces(whole: Work, most: int) -> Iterator[Work]:
 
 def join(tensors: Sequence[Tensor]) -> Tensor:
     """One tensor of all: a single one as it is, several end to end."""
-    joined: Tensor = tensors[0] if len(tensors) == 1 else _flatten_dense_tensors(tensors)
+    joined: Tensor = tensors[0] if len(tensors) == 1 else _flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
     return joined
 
 
@@ -70,4 +70,4 @@ def scatter(targets: Sequence[Tensor], values: Tensor) -> None:
     if len(targets) == 1:
         targets[0].copy_(values)
     else:
-        torch._foreach_copy_(list(targets), list(_unflatten_dense_tensors(values, targets)))
+        torch._foreach_copy_(list(targets), list(_unflatten_dense_tensors(values, targets)))  # type: ignore[no-untyped-call]

