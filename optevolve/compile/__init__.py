@@ -11,9 +11,9 @@ A rule runs in one of these ways, all from one text (`class_of(rule).SOURCE`):
 - `fused`: one compiled kernel, one pass over memory; unasked on CPUs from a million parameters on; on accelerators through torch.compile;
 - `capturable`, and under torch.compile: with the step count as a tensor.
 
-The files, in order: `render`, `emit` (rule to text); `bessel`, `draws`, `reduce`, `flat`, `packed`, `cpp`, `kernel`, `program`, `work`, `checkpoint`, `compiled`,
-`contract`, `schedulers` (what the text builds upon; these need only torch and go into exported files); `build`; `tailor` (leaves out of
-those what a rule does not need), `optax`, `export`.
+The files, in order: `render`, `emit` (rule to text); `bessel`, `draws`, `reduce`, `flat`, `packed`, `cpp`, `kernel`, `program`, `work`,
+`checkpoint`, `compiled`, `contract`, `schedulers` (what the text builds upon; these need only torch; all but `flat` and `program` go into
+exported files); `build`; `tailor` (leaves out of those what a rule does not need), `optax`, `export`.
 """
 
 from optevolve.compile.build import build, class_of
