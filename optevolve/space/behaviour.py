@@ -33,7 +33,8 @@ _GROWTH = (8, 10, 12, 14)  # of SCALES: 1e-4, 0.01, 1 and 100, where the growth 
 _MIDDLE = 9  # of SCALES: ORDINARY
 _HUGE = 10.0 ** np.array([16.0, 20, 25, 30, 40])
 _TINY = 10.0 ** np.array([-40.0, -30, -20, -16])
-_WEIGHT_SCALES, _GRADIENT_SCALES = (0.01, 1.0, 100.0), (1e-6, 1e-3, 1.0, 1e3)
+_WEIGHT_SCALES, _GRADIENT_SCALES = (0.01, 1.0, 100.0), (1e-6, 1e-3, 1.0, 1e3, 1e9, 1e18)
+_FREE_FROM = 4  # kinds of gradients and weights for which a share is seen beside the rest, before it is told
 _NOTHING = 1e-12  # relative to the largest update of a stream: rounding
 _ALIKE = 0.02  # relative difference of updates that count as one
 _STEADY = 1.25  # a factor that streams and steps tell apart by less than this can be told as a number
@@ -83,7 +84,8 @@ class Behaviour:
         bounded: whether huge gradients leave every element of the update below a bound; None if that was not found out.
         bound: a bound that holds for all gradients and weights; None if none is known.
         signs_only: whether sizes of gradients do not matter at all, element by element.
-        symmetry: 1: mirrored gradients and weights give the mirrored update; 0: the sign of the gradients does not matter; None: neither.
+        symmetry: 1: mirrored gradients mirror what they add to the update, or mirrored gradients and weights the update; 0: the sign of the
+            gradients does not matter; None: neither.
         weights_matter: whether weights change the update.
         weights_change: how much weights of 0.1 change the update on ordinary gradients, relative to it; NaN where there is none without.
         weight_term: what pulls at the weights, if it does so in a way that can be told.
@@ -336,7 +338,13 @@ class _Probe:
         return float(np.max(change / size)) if np.all(size > 0) else np.nan
 
     def _symmetry(self) -> int | None:
-        return 1 if self._alike("mirrored", -1) else 0 if self._alike("turned") else None
+        if self._alike("turned"):
+            return 0
+        return 1 if self._alike("mirrored", -1) or self._odd() else None
+
+    def _odd(self) -> bool:
+        """Whether mirrored gradients mirror what gradients add to the update, of ordinary size, small and large."""
+        return all(_opposite(self.updates[f"{size}same"], self.updates[f"{size}turned"], self.base) for size in _SIZES)
 
     def _remembers(self) -> bool | None:
         last, other = self.ordinary[-1:], self.updates["other past"][-1:]
@@ -385,7 +393,7 @@ class _Probe:
         if not np.all(np.isfinite(shares)):
             return None
         free, pulls, seen_at = True, True, 0
-        most = np.zeros(len(_WEIGHT_SCALES))  # share at each size of weights
+        most = np.zeros((len(_GRADIENT_SCALES), len(_WEIGHT_SCALES)))  # share at each size of gradients and weights
         for i in range(len(_GRADIENT_SCALES)):
             none = self.updates[f"decay {i} none"]
             for k in range(len(_WEIGHT_SCALES)):
@@ -401,12 +409,12 @@ class _Probe:
                 free &= bool(np.all(np.abs(part - expected) <= 1e-6 * np.max(np.abs(expected)) + rounding))
                 seen = np.abs(part) > rounding
                 pulls &= bool(np.all((part * weights)[seen] > 0))
-                most[k] = max(most[k], float(np.max(np.abs(part)[seen] / np.abs(weights)[seen], initial=0)))
-        if free and seen_at >= len(_GRADIENT_SCALES):
+                most[i, k] = float(np.max(np.abs(part)[seen] / np.abs(weights)[seen], initial=0))
+        if free and seen_at >= _FREE_FROM:
             low, high = float(shares.min()), float(shares.max())
             return WeightTerm(low, high, True, high - low <= 1e-6 * max(abs(low), abs(high)))
-        share = most.max()
-        told = pulls and self.program.elementwise and 0 < share <= _STEADY * most.min()
+        share, grows = most.max(), most[-1].max() > 1.001 * most[:-1].max()  # with the gradients, for ever
+        told = pulls and not grows and self.program.elementwise and 0 < share <= _STEADY * most.max(axis=0).min()
         return WeightTerm(0.0, float(share), False, False) if told else None
 
 
@@ -415,6 +423,14 @@ def _same(a: Array, b: Array) -> bool:
     if not np.all(np.isfinite(a) & np.isfinite(b)):
         return bool(np.array_equal(a, b, equal_nan=True))
     return bool(np.all(np.abs(a - b) <= 1e-9 * np.maximum(_largest(a), _largest(b))))
+
+
+def _opposite(a: Array, b: Array, base: Array) -> bool:
+    """Whether updates lie on opposite sides of a base, equally far, up to rounding of all three."""
+    if not np.all(np.isfinite(a) & np.isfinite(b)):
+        return bool(np.array_equal(a, 2 * base - b, equal_nan=True))
+    rounding = 1e-9 * np.maximum(_largest(a - base), _largest(b - base)) + _NOTHING * _largest(base)
+    return bool(np.all(np.abs(a + b - 2 * base) <= rounding))
 
 
 def _largest(updates: Array) -> Array:

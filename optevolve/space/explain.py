@@ -242,7 +242,8 @@ def _of_weights(found: Behaviour) -> Iterator[str]:
         else:
             yield f"{part}, which now shrinks them and now drives them away from 0."
     elif term is not None:
-        yield f"The update pulls the weights towards 0, by at most {term.high:.3g} of their size, as gradients and step have it."
+        decides = "gradients, step and chance have" if found.random else "gradients and step have"
+        yield f"The update pulls the weights towards 0, by at most {term.high:.3g} of their size, as {decides} it."
     elif found.weights_matter:
         yield "The weights themselves have a say in the update" + (
             f": such as are common, of about 0.1, change it by less than {_percent(found.weights_change)} %."

@@ -68,6 +68,32 @@ WORDS = [
     ("g + 1e-3 * ema(w, 0.9)", "have a say", "weight decay"),
     ("g + w - w", "in proportion", "weights is part"),
     ("noise * w + g", "have a say", "weight decay"),
+    # a pull that gradients make as large as they like has no largest share
+    ("w * g ** 2", "have a say", "pulls"),
+    ("g + w * abs(g)", "have a say", "pulls"),
+    ("w * sqrt(s_hat)", "have a say", "pulls"),
+    ("g + w * deriv_soft(g)", "by at most 1 of their size", "have a say"),
+    ("w * tanh(1e-5 * abs(g))", "by at most 1 of their size", "have a say"),
+    ("dropout(w, 0.5) + g", "as gradients, step and chance have it", "have a say"),
+    # odd in the gradients with the weights as they are, in both together, in neither; even in the gradients
+    ("nesterov: g * exp(1e-4 * w)", "have a say", "differently"),
+    ("nesterov: g * 1e-4 * w", "have a say", "differently"),
+    ("v_hat / (1 + abs(w + 1))", "have a say", "differently"),
+    ("erf(v) * max(w, 0.01)", "have a say", "differently"),
+    ("orthogonalize(g) * sigmoid(w)", "have a say", "differently"),
+    ("g * w + tanh(g) * exp(w)", "have a say", "differently"),
+    ("g + 1e-3 * w", "weight decay", "differently"),
+    ("g + 1e-3 * abs(w)", "have a say", "differently"),
+    ("g * w + w", "have a say", "differently"),
+    ("tanh(v) + a3", "without a gradient", "differently"),
+    ("g * exp(w) + w ** 2", "have a say", "differently"),
+    ("max(w, g)", "differently", "does not matter"),
+    ("max(g * w, 0)", "differently", "does not matter"),
+    ("relu(g)", "differently", "does not matter"),
+    ("g + 0.1 * g ** 2", "differently", "does not matter"),
+    ("g * exp(w) + exp(g)", "differently", "does not matter"),
+    ("abs(g) * w", "does not matter", "differently"),
+    ("abs(g) * exp(w)", "does not matter", "differently"),
 ]
 
 
@@ -95,6 +121,7 @@ def test_what_is_said_of_random_rules_holds(name: str) -> None:
 def test_inside_an_exponential_nothing_decays() -> None:
     assert "weight decay" not in explain(ZOO["opt6"].rule).lower()
     assert "change it by less than 0.1 %" in explain(ZOO["opt6"].rule)
+    assert "differently" not in explain(ZOO["opt6"].rule)
 
 
 def test_no_gradient_no_answer() -> None:
