@@ -3,6 +3,7 @@
 The whole, 20,000 texts and settings: OPTEVOLVE_TEST_CONFIGS=20000 pytest tests/test_config_bounds.py
 """
 
+import copy
 import dataclasses
 import math
 import os
@@ -133,7 +134,7 @@ def test_hostile_configs_are_read_or_refused() -> None:
         table: Any = tomllib.loads(whole)
         said = []
         for _ in range(draw.choice([1, 1, 2, 5])):
-            path, value = draw.choice(keys), draw.choice(VALUES)
+            path, value = draw.choice(keys), copy.deepcopy(draw.choice(VALUES))  # which a later value may change
             name = ".".join(map(str, path))
             if draw.random() < 0.15:
                 name += draw.choice([".x", "x", ".0", ".-1", "..", " ", ".99999999999999999999"])

@@ -111,7 +111,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_learns_passes_and_what_never_moves_is_stopped(kind: type[Task], protocol: str, measured: Any) -> None:
-    for rule in ("momentum: g", "v_hat / sqrt(s_hat)") if protocol == "paper" else ("momentum: g",):
+    # A bias before a batch norm has gradients of exactly zero, by which the exact quotient v_hat / sqrt(s_hat) is not a number.
+    for rule in ("momentum: g", "div(v_hat, sqrt(s_hat))") if protocol == "paper" else ("momentum: g",):
         found = measured(kind, rule, PROTOCOLS[protocol])
         assert found.status is Status.COMPLETED, found.reason
     still = measured(kind, "g - g", PROTOCOLS[protocol])

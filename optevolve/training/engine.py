@@ -83,10 +83,15 @@ class Engine:
         on_cuda = device == "cuda"
         return Engine(precision_of(protocol, device), protocol.compile, protocol.compile, device, graph=on_cuda and protocol.compile)
 
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """The model on the device, its layers fused in place where that is asked for and can be; the order of its parameters stays."""
+    def prepare(self, model: nn.Module, only_called: bool = True) -> nn.Module:
+        """The model on the device, its layers fused in place where that is asked for and can be; the order of its parameters stays.
+
+        Args:
+            model: to be trained.
+            only_called: whether loss and score do nothing with the model but call it; else its layers must stay what they are.
+        """
         model = model.to(self.device)
-        if self.fused and available():
+        if self.fused and only_called and available():
             for sequence in list(_sequences(model)):
                 _fuse(sequence)
         return model
@@ -114,8 +119,15 @@ class Engine:
 PLAIN = Engine()
 
 
-def _sequences(model: nn.Module) -> Iterator[nn.Sequential]:
-    return (module for module in model.modules() if isinstance(module, nn.Sequential))
+def _sequences(module: nn.Module) -> Iterator[nn.Sequential]:
+    """Rows of layers of which nothing is asked but what comes out at the end; a module of somebody else's may ask its layers one by one."""
+    if type(module).forward is nn.Sequential.forward:
+        assert isinstance(module, nn.Sequential)
+        yield module
+    elif not type(module).__module__.startswith("optevolve."):
+        return
+    for child in module.children():
+        yield from _sequences(child)
 
 
 def _fuse(sequence: nn.Sequential) -> None:

@@ -21,7 +21,7 @@ from optevolve.records import Split, TrainingCurve
 from optevolve.tasks import Batch, Task
 from optevolve.training.engine import PLAIN, Engine
 from optevolve.training.halves import Part
-from optevolve.training.objective import Objective
+from optevolve.training.objective import Objective, only_calls
 from optevolve.training.record import LOOK_STEPS, Floor, Record
 from optevolve.training.scoring import evaluate
 
@@ -74,7 +74,7 @@ def train(
     record = Record(len(learning_rates), epoch_steps, floor, floor_epoch, max_loss_ratio)
     with engine.forked_rng(), denormals_flushed():
         torch.manual_seed(seed)
-        model = engine.prepare(task.model().train())
+        model = engine.prepare(task.model().train(), only_calls(task))
         steps = _Steps(task, model, optimizer, seed, engine)
         for step, (rate, momentum) in enumerate(zip(map(float, learning_rates), map(float, momenta), strict=True), start=1):
             steps.take(rate, momentum)

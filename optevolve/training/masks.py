@@ -55,17 +55,16 @@ class Masks:
         return torch.ones_like(x)
 
 
-class MaskedDropout(nn.Module):
+class MaskedDropout(nn.Dropout):
     """`nn.Dropout` with masks from `Masks`."""
 
     def __init__(self, rate: float, masks: Masks) -> None:
-        super().__init__()
-        self.rate = rate
+        super().__init__(rate)
         self.masks = masks
 
     def forward(self, x: Tensor) -> Tensor:
         """Input and output of one shape."""
-        return x * self.masks.take(x, self.rate) if self.training and self.rate > 0 else x
+        return x * self.masks.take(x, self.p) if self.training and self.p > 0 else x
 
     @staticmethod
     def replace_in(model: nn.Module, masks: Masks) -> None:

@@ -22,7 +22,7 @@ from optevolve.training.echo import Echo
 from optevolve.training.elements import ELEMENTS, integers
 from optevolve.training.engine import Engine
 
-__all__ = ["Objective"]
+__all__ = ["Objective", "only_calls"]
 
 _TEXT = (
     ELEMENTS
@@ -73,8 +73,25 @@ def _kernel() -> Callable[..., bool] | None:
     return kernel
 
 
+def only_calls(task: Task) -> bool:
+    """Whether loss and score are known to do nothing with the model but call it: they are this package's, in every wrapper and inside."""
+    inner: object = task
+    while isinstance(inner, Task):
+        methods = (type(inner).loss, type(inner).score)
+        if {"loss", "score"} & vars(inner).keys() or not all(method.__module__.startswith("optevolve.") for method in methods):
+            return False
+        inner = getattr(inner, "task", None)
+    return True
+
+
+def _classifies(task: Task) -> bool:
+    """Whether loss and score are those of `Classification`, which do nothing with the model but call it."""
+    inherited = type(task).loss is Classification.loss and type(task).score is Classification.score
+    return inherited and not {"loss", "score"} & vars(task).keys()
+
+
 class _Stands(nn.Module):
-    """In a model's place: whatever it is asked, it gives the logits that are there already."""
+    """In a model's place, for the loss and score of `Classification` alone: it gives the logits that are there already."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
@@ -97,8 +114,7 @@ class Objective:
         self.task = task
         self.model = model
         self.engine = engine
-        classifies = type(task).loss is Classification.loss and type(task).score is Classification.score
-        self.kernel = _kernel() if engine.fused and engine.device == "cpu" and classifies else None
+        self.kernel = _kernel() if engine.fused and engine.device == "cpu" and _classifies(task) else None
         self.links = None if self.kernel is None else links_of(model)
         self.echo = None if self.kernel else Echo(model)
 
@@ -113,9 +129,8 @@ class Objective:
         with self.echo.listening(), self.engine.autocast():
             loss = self.task.loss(self.model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            score = self.task.score(self.echo, batch)
-        self.echo.forget()
+        with torch.no_grad(), self.echo.answering(), self.engine.autocast():
+            score = self.task.score(self.model, batch)
         return loss.detach(), score
 
     def _classify(self, batch: Batch) -> tuple[Tensor, ...]:

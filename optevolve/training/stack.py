@@ -207,9 +207,8 @@ class _LossAndScore(nn.Module):
         echo: Echo = self.__dict__["echo"]
         with echo.listening(), self.engine.autocast():
             loss = self.task.loss(self.model, batch)
-        with torch.no_grad():
-            score = self.task.score(echo, batch)
-        echo.forget()
+        with torch.no_grad(), echo.answering(), self.engine.autocast():
+            score = self.task.score(self.model, batch)
         return loss, score
 
 

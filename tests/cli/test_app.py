@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from optevolve.cli import main
-from optevolve.config_text import preset, to_toml
+from optevolve.config_text import about_preset, preset, to_toml
 from optevolve.library import SCHEDULES, ZOO
 from optevolve.space import LEAVES, OPERATORS, parse_expression
 from optevolve.space.latex import latex
@@ -155,12 +155,19 @@ def test_rules_in_the_papers_notation(capsys: pytest.CaptureFixture[str], tmp_pa
     assert str(parse_paper(text)) in (tmp_path / "x.py").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("name", "magic"), [("x.svg", b"<?xml"), ("new/x.png", b"\x89PNG")])
+@pytest.mark.parametrize(("name", "magic"), [("x.svg", b"<?xml"), ("x.png", b"\x89PNG")])
 def test_show_draws_into_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, magic: bytes) -> None:
     code, out, err = run(capsys, ["show", "opt6", "--plot", str(tmp_path / name)])
     assert (code, err) == (0, "")
     assert str(tmp_path / name) in out
     assert (tmp_path / name).read_bytes().startswith(magic)
+
+
+def test_show_draws_nothing_into_a_folder_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, err = run(capsys, ["show", "opt6", "--plot", str(tmp_path / "new" / "x.png")])
+    assert (code, out) == (2, "")
+    assert "new" in err
+    assert not (tmp_path / "new").exists()
 
 
 def test_show_lists_every_name(capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,7 +205,7 @@ def test_tasks(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_config_can_be_read_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     _, out, _ = run(capsys, ["config", "--preset", "paper"])
-    assert out == to_toml(preset("paper"))
+    assert out == to_toml(preset("paper"), about_preset("paper"))
     file = tmp_path / "my_run.toml"
     file.write_text(out, encoding="utf-8")
     assert run_json(capsys, ["config", str(file), "--set", "search.particles=3"])["search"]["particles"] == 3

@@ -27,7 +27,7 @@ def test_tables_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "quadratics, test split" in out
     heading = next(line for line in out.splitlines() if line.startswith("name"))
     assert heading.split("  ")[0] == "name"
-    assert [word for word in ("p against adam", "lr", "wd", "rule") if word not in heading] == []
+    assert [word for word in ("- adam", "p corrected", "lr", "wd", "rule") if word not in heading] == []
     assert "-momentum: -1 * g" in out
     code, out, err = run(capsys, *common, "--json")
     printed = json.loads(out)
