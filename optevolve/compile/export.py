@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
-import keyword
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 
@@ -21,7 +20,7 @@ from optevolve.compile.cpp import CppKernel, translate
 from optevolve.compile.emit import RuleText, emit_text
 from optevolve.compile.optax import optax_source
 from optevolve.compile.tailor import imports_for, tailor, without_unused
-from optevolve.compile.writing import checked_name, comment, docstring, write_python, write_whole
+from optevolve.compile.writing import checked_name, comment, docstring, free_name, names_in, write_python, write_whole
 from optevolve.errors import ExportError
 from optevolve.space.interpret import ReferenceOptimizer
 from optevolve.space.latex import latex
@@ -52,7 +51,7 @@ def export(
     Args:
         rule: what to write.
         path: of the file; an existing one is replaced.
-        name: of the class; None: made from the file's name.
+        name: of the class; None: made from the file's name, and changed if the file has another use for it.
         provenance: where the rule comes from, for the docstring.
         scores: what it reached, by task.
         notes: paragraphs for the docstring, such as how the rule compares with others.
@@ -62,19 +61,24 @@ def export(
     Returns:
         The path.
     Raises:
-        ExportError: if name is no identifier, the format is unknown or the file cannot be written.
+        ExportError: if name is no identifier or has another use in the file, the path is called as a module that the file imports, the
+            format is unknown or the file cannot be written.
     """
     path = Path(path)
     made = "".join(word[:1].upper() + word[1:] for word in re.split(r"[^A-Za-z0-9]+", path.stem)) or "EvolvedOptimizer"
-    name = checked_name(name or (f"Optimizer{made}" if made[0].isdigit() or keyword.iskeyword(made) else made))
+    wanted = checked_name(name) if name is not None else f"Optimizer{made}" if made[0].isdigit() else made
     about = partial(_about, rule=rule, provenance=provenance, scores=scores, notes=notes)
     if format == "torch":
-        write_python(path, _torch_source(rule, name, about(f"{name}: an optimizer for torch."), learning_rate, weight_decay))
+        wanted = free_name(wanted, _names(rule), made=name is None)
+        text = _torch_source(rule, wanted, about(f"{wanted}: an optimizer for torch."), learning_rate, weight_decay)
+        write_python(_importable(path, text), text)
     elif format == "optax":
-        function = checked_name(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
-        write_python(path, optax_source(rule, function, about(f"{function}: an optimizer for optax.")))
+        function = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", wanted).lower()
+        function = free_name(function, names_in(optax_source(rule, "_", [])) - {"_"}, made=name is None)
+        text = optax_source(rule, function, about(f"{function}: an optimizer for optax."))
+        write_python(_importable(path, text), text)
     elif format == "latex":
-        write_whole(path, f"{comment(about(name), '%')}\\[\n{latex(rule)}\n\\]\n")
+        write_whole(path, f"{comment(about(wanted), '%')}\\[\n{latex(rule)}\n\\]\n")
     else:
         raise ExportError(f"Expected the format torch, optax or latex, got {format!r}.")
     return path
@@ -133,12 +137,38 @@ def _torch_source(rule: UpdateRule, name: str, about: list[str], learning_rate: 
         if part
     )
     text = _joined(_briefly(without_unused(text, {name, "WarmupCosine", *_OVERRIDES})))
-    sources = [
-        inspect.getsource(module)
-        for module in (contract, work, checkpoint, reduce, draws, bessel, packed, cpp, kernels, compiled, schedulers)
-    ]
+    sources = [inspect.getsource(module) for module in _MODULES]
     imports = imports_for(text, [*sources, "import math"])
     return "\n\n".join([_header(name, about, learning_rate, weight_decay), imports, f'__all__ = ["{name}", "WarmupCosine"]\n', text])
+
+
+def _names(rule: UpdateRule) -> frozenset[str]:
+    """What has a name in the file of any rule, and in this one's."""
+    text = emit_text(rule, whole=False, numbers=_NUMBERS)
+    self_test = _SELF_TEST.format(rows="", name="_", lr=0, steps=0, size=0, tolerance=0, options="")
+    return names_in(text.numbers, text.advance, self_test) | _machinery_names() | {"KERNEL", _NUMBERS}
+
+
+@cache
+def _machinery_names() -> frozenset[str]:
+    return names_in(*map(inspect.getsource, _MODULES))
+
+
+def _importable(path: Path, text: str) -> Path:
+    """The path, unless Python would take this file for a module that it imports.
+
+    Raises:
+        ExportError: if so.
+    """
+    imports = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom))
+    modules = {
+        name.split(".")[0]
+        for node in imports
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    }
+    if path.stem in modules:
+        raise ExportError(f"Expected a file that does not hide a module which it imports, got {path.name}. Give another file.")
+    return path
 
 
 def rule_draws(text: RuleText) -> bool:
@@ -337,6 +367,7 @@ def _self_test(rule: UpdateRule, name: str, fused: bool) -> str:
 
 _GONE = "(left out)"
 _NUMBERS = "numbers_at"
+_MODULES = (contract, work, checkpoint, reduce, draws, bessel, packed, cpp, kernels, compiled, schedulers)
 _OVERRIDES = ("step", "add_param_group", "load_state_dict", "get_lr", "restype")
 
 # How the class of one rule says what `RuleOptimizer` says for any.

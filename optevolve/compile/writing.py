@@ -6,6 +6,7 @@ Names of tasks, rules and runs come from stores and command lines. In a docstrin
 from __future__ import annotations
 
 import ast
+import builtins
 import keyword
 import os
 import secrets
@@ -16,7 +17,7 @@ from pathlib import Path
 from optevolve.errors import ExportError
 from optevolve.files import require_folder
 
-__all__ = ["checked_name", "comment", "docstring", "one_line", "write_python", "write_whole"]
+__all__ = ["checked_name", "comment", "docstring", "free_name", "names_in", "one_line", "write_python", "write_whole"]
 
 _LONGEST = 140
 # Control characters, formatting ones such as those that turn the direction of writing, lone surrogates, line and paragraph separators.
@@ -25,7 +26,11 @@ _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 def one_line(text: str) -> str:
     """The text with every character that is not printed, or ends a line, spelled as its escape."""
-    return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in _UNPRINTABLE else c for c in text)
+    return "".join(_escape(ord(c)) if unicodedata.category(c) in _UNPRINTABLE else c for c in text)
+
+
+def _escape(point: int) -> str:
+    return f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
 
 
 def docstring(lines: Sequence[str]) -> str:
@@ -47,6 +52,38 @@ def checked_name(name: str) -> str:
     """
     if not name.isidentifier() or keyword.iskeyword(name) or not name.isascii():
         raise ExportError(f"Expected an identifier in plain letters as the class's name, got {name!r}. Give another name.")
+    return name
+
+
+def names_in(*sources: str) -> frozenset[str]:
+    """Every name that these Python texts define, import, assign or take as an argument, and those that Python defines."""
+    names = set(dir(builtins))
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+        match node:
+            case ast.Name(id=name) | ast.arg(arg=name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.alias(name=name, asname=asname):
+                names.add(asname or name.split(".")[0])
+            case ast.ExceptHandler(name=str(name)):
+                names.add(name)
+    return frozenset(names)
+
+
+def free_name(name: str, taken: frozenset[str], made: bool) -> str:
+    """The name, if it is an identifier that a file has no other use for; a name that was made from the file's may change to become one.
+
+    Args:
+        name: of a class or function.
+        taken: what else has a name in the file.
+        made: whether nobody asked for this name.
+    Raises:
+        ExportError: if somebody did, and it is taken or no identifier.
+    """
+    if made and (name in taken or keyword.iskeyword(name)):
+        name = f"evolved_{name}" if name.islower() else f"Evolved{name}"
+    checked_name(name)
+    if name in taken:
+        raise ExportError(f"Expected a name that the file has no other use for, got {name!r}. Give another name.")
     return name
 
 
