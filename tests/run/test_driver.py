@@ -19,6 +19,7 @@ from types import ModuleType
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from search_path import search_path
 
 from optevolve.errors import DataError, StudyError
 from optevolve.records import Job, Outcome, Status, TrainingCurve
@@ -254,7 +255,7 @@ def test_an_error_of_the_user_ends_the_drive_and_keeps_what_was_measured(tmp_pat
 
 def start(path: Path, total: int, seed: int, workers: int) -> "subprocess.Popen[str]":
     """A real driver in a process group of its own."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
+    environment = os.environ | {"PYTHONPATH": search_path()}
     command = [sys.executable, str(HERE / "synthetic_source.py"), str(path), str(total), str(seed), str(workers)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True, cwd=path.parent
@@ -278,8 +279,8 @@ def test_a_driver_killed_at_random_moments_ends_where_it_would_have_ended(tmp_pa
         read_until(process, str((kill + 1) * total // (KILLS + 2)))
         time.sleep(dice.uniform(0, 0.01))
         process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        _, errors = process.communicate()
+        assert process.returncode == -signal.SIGKILL, errors
     process = start(path, total, seed, 2)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors

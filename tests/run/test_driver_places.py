@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from search_path import search_path
 
 from optevolve.errors import StudyError
 from optevolve.records import Job, Outcome
@@ -84,7 +85,7 @@ def test_a_search_interrupted_again_and_again_stores_the_same(store: str, expect
 
 
 def start(store: str, workers: int) -> "subprocess.Popen[str]":
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
+    environment = os.environ | {"PYTHONPATH": search_path()}
     command = [sys.executable, str(HERE / "synthetic_source.py"), store, str(TOTAL), str(SEED), str(workers)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 

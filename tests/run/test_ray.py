@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from search_path import search_path
 
 from optevolve import pipeline
 from optevolve.config import Search
@@ -43,7 +44,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     others = set(mine.children(recursive=True))
     before = os.environ.get("PYTHONPATH")
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a machine with other work takes longer than the usual 30
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(HERE).parents[1]), HERE])  # what a real cluster has installed
+    os.environ["PYTHONPATH"] = search_path()  # what a real cluster has installed
     found = Cluster()
     try:
         patiently(lambda: found.add_node(num_cpus=0, include_dashboard=False))
