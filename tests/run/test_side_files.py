@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from places import CONFIG, sample
 
 from optevolve.errors import StudyError
@@ -91,3 +92,22 @@ def test_a_deleted_lock_file_lets_no_second_driver_in(tmp_path: Path) -> None:
         driver.wait()
     with Study.open(store) as study:
         assert [event.kind for event in study.events()] == ["driving"]
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_within_a_transaction_is_no_loss_of_files(tmp_path: Path, interruption: type[BaseException]) -> None:
+    """SQLAlchemy closes the connection that an interruption hits, and SQLite removes its side files with the last connection."""
+    path = tmp_path / "study.db"
+    with Study.create(path, CONFIG) as study:
+        study.record(sample("a"))
+
+        def interrupt(*_: object) -> None:
+            sa.event.remove(study._engine, "do_execute", interrupt)
+            raise interruption
+
+        sa.event.listen(study._engine, "do_execute", interrupt)
+        with pytest.raises(interruption):
+            study.record(sample("b"))
+        study.record(sample("b"))
+        assert {m.job.id for m in study.measurements()} == {"a", "b"}
+    assert not path.with_name("study.db-wal").exists(), "its end leaves one file"

@@ -6,6 +6,7 @@ A file that is deleted or replaced goes on existing for whoever has it open, so 
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 
 import psutil
@@ -32,6 +33,7 @@ class HeldFiles:
         self._sides = [database.with_name(database.name + suffix) for suffix in ("-wal", "-shm")]  # SQLite makes them when it needs them
         self._known = {path: identity for path in (database, lock) if (identity := _identity(path)) is not None}
         self._own: _Identity | None = None
+        self._open: sqlite3.Connection | None = None
 
     def others_drive(self, noted: str) -> bool:
         """Whether the file is driven although its lock was free, for somebody deleted the lock file; if not, it is ours from now on.
@@ -48,6 +50,14 @@ class HeldFiles:
         _DRIVEN.add(identity)
         self._own = identity
         return False
+
+    def keep_open(self, connection: sqlite3.Connection) -> None:
+        """Takes a connection that nothing else uses, until `release`.
+
+        SQLite removes the side files with the last connection, and an interruption within a transaction closes the one that it hits.
+        """
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchall()  # only now are the side files opened
+        self._open = connection
 
     def require(self) -> None:
         """Makes sure that all files are those that were opened.
@@ -68,6 +78,8 @@ class HeldFiles:
 
     def release(self) -> None:
         """The files are no longer driven."""
+        if self._open is not None:
+            self._open.close()
         if self._own is not None:
             _DRIVEN.discard(self._own)
 

@@ -133,6 +133,8 @@ class SqliteFile(Place):
             raw.cursor().execute("PRAGMA journal_mode=WAL")
         finally:
             raw.close()
+        if self._held is not None:
+            self._held.keep_open(_connect(self.path, _QUERIES["write"], 10.0))
 
 
 class _Both:
