@@ -123,7 +123,7 @@ def _line(line: Line) -> dict[str, Any]:
     fitnesses = [fitness_of(step.position) for step in steps if step.position is not None]
     return {
         "particle": line.particle,
-        "way": ("… → " if len(steps) < len(line.steps) else "") + (" → ".join(map(number, fitnesses)) or "none yet"),
+        "way": ("… → " if len(steps) < len(line.steps) else "") + (" → ".join(map(number, fitnesses)) or "none"),
         "steps": [_step(step) for step in steps],
         "left_out": len(line.steps) - len(steps),
     }
@@ -144,14 +144,23 @@ def latest(line: Line) -> Line:
 def curve_groups(
     measurements: Sequence[Measurement], comparisons: Sequence[Comparison]
 ) -> Iterable[tuple[str, dict[str, list[TrainingCurve]]]]:
-    """Full training runs of the final evaluation by task and contestant, contestants in the order of the comparison."""
+    """Full training runs of the final evaluation by task and contestant, contestants in the order of the comparison.
+
+    Tasks where scores were taken once in a run, at its end, are left out: a point is no curve.
+    """
     runs: dict[tuple[str, str], list[TrainingCurve]] = {}
     for m in measurements:
         if m.stage == EVALUATE:
             name = place_of(m).name
             runs.setdefault((m.job.task, name), []).extend(c for c in m.outcome.curves if c.purpose == "full" and c.steps)
     for task, rows in by_task(comparisons).items():
-        yield task, {row.name: runs[task, row.name] for row in rows if runs.get((task, row.name))}
+        groups = {row.name: runs[task, row.name] for row in rows if runs.get((task, row.name))}
+        if _are_curves(groups):
+            yield task, groups
+
+
+def _are_curves(groups: Mapping[str, Sequence[TrainingCurve]]) -> bool:
+    return any(len(curve.steps) > 1 for group in groups.values() for curve in group)
 
 
 def _curves(
@@ -173,15 +182,19 @@ def _curves(
             found.append({"name": task, "figure": drawing, "caption": caption})
     if found:
         return found
-    # Before the final evaluation, the search's own best rules are all there is to draw.
+    # Before the final evaluation, or where it has no curves, the search's own best rules are all there is to draw.
     search = {m.job.id: m for m in measurements if is_search(m)}
     best = [search[row["id"]] for row in leaderboard(measurements, CURVES, over_tasks) if row["fitness"] is not None]
     groups = {_clip(m.job.id, 60): [c for c in m.outcome.curves if c.purpose == "full" and c.steps] for m in best}
     groups = {name: group for name, group in groups.items() if group}
-    if not groups:
+    if not _are_curves(groups):
         return []
     drawing = svg(plots.curves(groups, ()), "curves-search", "Learning curves of the best rules of the search")
-    caption = "The best rules of the search, named by id as in the leaderboard. The baselines join them in the final evaluation."
+    caption = "The best rules of the search, named by id as in the leaderboard. " + (
+        "The final evaluation took scores once in a run, at its end: it has no curves to draw."
+        if comparisons
+        else "The baselines join them in the final evaluation."
+    )
     return [{"name": "Search", "figure": drawing, "caption": caption}]
 
 
@@ -265,6 +278,7 @@ def render_report(
         style=Markup((Path(__file__).parent / "style.css").read_text(encoding="utf-8")),
         version=__version__,
         finished=finished,
+        yet="" if finished else " yet",
         notes=notes,
         opening=opening(config, measurements, finished),
         verdicts=verdicts(comparisons, finished)[:TASKS],
@@ -284,6 +298,7 @@ def render_report(
         elitist=config.search.elitist,
         lines=[_line(line) for line in lines[:PARTICLES]],
         lines_total=len(lines),
+        points_only=any(c.purpose == "full" and c.steps for m in measurements for c in m.outcome.curves),
         curves=_curves(measurements, comparisons, baselines, config.search.over_tasks),
         decays=_decays(comparisons, ranked[:3], baselines),
         deaths=found,

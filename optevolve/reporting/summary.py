@@ -31,7 +31,7 @@ def opening(config: RunConfig, measurements: Sequence[Measurement], finished: bo
     search = [m for m in measurements if is_search(m)]
     what = f"This run searched for update rules that train {config.task} ({config.search.algorithm} search, seed {config.seed}). "
     if not costs:
-        return what + "Nothing has been measured yet."
+        return what + f"Nothing has been measured{'' if finished else ' yet'}."
     total = costs[-1]
     refused = sum(len(p.rejected) for p in {m.proposal.id: m.proposal for m in search if m.proposal is not None}.values())
     own = sum(not m.same_as for m in search)
@@ -39,7 +39,7 @@ def opening(config: RunConfig, measurements: Sequence[Measurement], finished: bo
     what += f"; all stages together took {total.steps:,} training steps and {duration(total.seconds)} of worker time. "
     best = next((row for row in leaderboard(search, 1) if row["fitness"] is not None), None)
     if best is None:
-        what += "No candidate has completed the surrogate training yet. "
+        what += f"No candidate has completed the surrogate training{'' if finished else ' yet'}. "
     else:
         what += f"The best fitness of the search on validation data was {number(best['fitness'])}. "
         leader = leaderboard(measurements, 1, config.search.over_tasks)[0]

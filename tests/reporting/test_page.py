@@ -203,11 +203,27 @@ def test_nothing_completed(study):
         for m in study.measurements
     ]
     page = Page(html := render(study, measurements=died, comparisons=compare(died)))
-    assert "No candidate has a fitness yet" in page.text
+    assert "No candidate has a fitness." in page.text
+    assert not re.search(r"\byet\b", page.text), "the run has ended"
     assert "no evolved rule finished its tuning" in page.text
     assert 'aria-label="Fitness of each' not in html
     assert 'aria-label="Children' not in html
     assert "the loss is NaN" in page.text
+
+
+def test_a_point_is_no_curve(study):
+    def ends(m, stages):
+        last = tuple(replace(c, steps=c.steps[-1:], score=c.score[-1:], train_loss=c.train_loss[-1:]) for c in m.outcome.curves)
+        return replace(m, outcome=replace(m.outcome, curves=last)) if m.stage in stages or not stages else m
+
+    final = render(study, measurements=[ends(m, ("evaluate",)) for m in study.measurements])
+    assert 'aria-label="Learning curves on' in render(study)
+    assert 'aria-label="Learning curves on' not in final
+    assert 'aria-label="Learning curves of the best rules of the search' in final
+    assert "The final evaluation took scores once in a run" in Page(final).text
+    none = render(study, measurements=[ends(m, ()) for m in study.measurements])
+    assert 'aria-label="Learning curves' not in none
+    assert "there is no curve to draw" in Page(none).text
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of means over infinities
