@@ -93,6 +93,16 @@ def test_a_tuned_weight_decay_is_fixed_with_the_learning_rate_and_an_only_one_is
     assert found == {("evolved-01", 0.0), ("adam", 0.0), ("fragile", 0.0), ("broken", None)}
 
 
+@pytest.mark.parametrize(("decays", "expected"), [((0.0,), [0.01, None]), ((0.0, 0.1), [None, None]), ((0.05,), [None, None])])
+def test_a_contestants_own_weight_decay_holds_where_none_is_tuned(decays: tuple[float, ...], expected: list[float | None]) -> None:
+    """AdamW comes with 0.01; where a protocol gives or tunes decays, everybody has these."""
+    both = [Contestant("adamw", "2", 0.01), Contestant("adam", "2")]
+    protocol = dataclasses.replace(PROTOCOL, weight_decays=decays)
+    source = EvaluationSource(both, TASKS[:1], protocol, seeds=1, seed=5)
+    asked = [source.ask() for _ in both]
+    assert [asked_for[1].weight_decay for asked_for in asked if asked_for] == expected
+
+
 class Recorder:
     """A source that notes what is asked and told."""
 

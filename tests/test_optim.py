@@ -1,6 +1,7 @@
 """The zoo's classes, their agreement with torch's own optimizers, and the schedules."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -148,6 +149,91 @@ def test_schedules_that_do_not_fit_are_refused() -> None:
     adagrad = torch.optim.Adagrad([torch.nn.Parameter(torch.ones(1))], lr=0.5)
     with pytest.raises(ValueError, match="momentum or betas"):
         WarmupCosine(adagrad, 10, 2, momentum=(0.95, 0.85))
+
+
+SCHEDULERS = ["WarmupCosine", *SCHEDULES]
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_legs_as_fractions_are_those_in_steps(name: str) -> None:
+    cls = getattr(optim, name)
+    for fractions, steps in (((0.1, 0.3), (4, 12)), ((0.25, 0), (10, 0)), ((0, 0.5), (0, 20)), ((0.5, 0.5), (20, 20))):
+        assert scheduled(cls, 45, 40, *fractions) == scheduled(cls, 45, 40, *steps)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_groups_that_are_added_later_are_scheduled(name: str) -> None:
+    """Their learning rate is their peak: from the next step on both groups are at the same part of theirs."""
+    made = optim.AdamW([torch.nn.Parameter(torch.ones(1))], lr=0.5)
+    scheduler = getattr(optim, name)(made, 20, 0.1)
+    for t in range(20):
+        if t == 6:
+            made.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], "lr": 0.05})
+        made.step()
+        scheduler.step()
+        if t >= 6:
+            first, second = (group["lr"] for group in made.param_groups)
+            assert second == pytest.approx(first / 10)
+    resumed = getattr(optim, name)(made, 20, 0.1)
+    resumed.load_state_dict(scheduler.state_dict())
+    assert resumed.base_lrs == scheduler.base_lrs
+
+
+@pytest.mark.parametrize("name", ["WarmupCosine", "L2"])
+@pytest.mark.parametrize(("key", "value"), [("warmup", "5"), ("hold", "a"), ("warmup", -1), ("hold", float("nan")), ("warmup", None)])
+def test_legs_that_are_no_numbers_are_refused(name: str, key: str, value) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5)
+    with pytest.raises(ValueError, match=rf"Expected {key} of at least 0, .*got {value!r}"):
+        getattr(optim, name)(optimizer, 10, **{key: value})
+
+
+def test_a_checkpoint_of_adam_does_not_take_adamw_its_decay_without_a_word() -> None:
+    w = torch.nn.Parameter(torch.ones(2))
+    w.grad = torch.ones(2)
+    for first, second, told in (
+        (optim.Adam, optim.AdamW, "0.0 stands in place of 0.01"),
+        (optim.AdamW, optim.Adam, "0.01 stands in place of 0.0"),
+    ):
+        saved = first([w], lr=0.1)
+        saved.step()
+        with pytest.warns(UserWarning, match=f"weight_decay={told}"):
+            second([w], lr=0.1).load_state_dict(saved.state_dict())
+
+
+def test_a_checkpoint_from_when_the_decay_was_part_of_adamw_keeps_it() -> None:
+    """Older versions did not write the rule, and kept 0.01 in it beside a weight decay of 0."""
+    w = torch.nn.Parameter(torch.ones(2))
+    w.grad = torch.ones(2)
+    old = optim.AdamW([w], lr=0.1)
+    old.step()
+    saved = old.state_dict()
+    del saved["param_groups"][0]["rule"]
+    saved["param_groups"][0]["weight_decay"] = 0.0
+    resumed = optim.AdamW([w], lr=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resumed.load_state_dict(saved)
+    assert resumed.param_groups[0]["weight_decay"] == 0.01
+    with pytest.warns(UserWarning, match=r"weight_decay=0\.0 stands in place of 0\.01"):  # its class has no default
+        oe.build("adamw", [w], 0.1).load_state_dict(saved)
+
+
+@pytest.mark.parametrize("rule", ["adamw", "opt6", "clip_norm(g)"])
+def test_what_is_built_keeps_parameters_apart_and_shareable(rule: str) -> None:
+    """Who saves or shares a model tensor by tensor finds each with a storage of its own size."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    made = oe.build(rule, model.parameters(), 0.1, total_steps=10)
+    for _ in range(6):
+        model.zero_grad()
+        model(torch.ones(1, 3)).sum().backward()
+        made.step()
+    storages = [p.untyped_storage() for p in model.parameters()]
+    assert len({storage.data_ptr() for storage in storages}) == len(storages)
+    assert [storage.nbytes() for storage in storages] == [4 * p.numel() for p in model.parameters()]
+    before = [p.detach().clone() for p in model.parameters()]
+    model.share_memory()
+    made.step()
+    assert all(p.is_shared() and not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
 
 
 @pytest.mark.parametrize("text", ["opt6", " Opt10 ", "v_hat / (sqrt(s_hat) + 1e-8)", "Nest ~ bessel_i1e(g)", "L1"])

@@ -13,6 +13,7 @@ import torch
 
 import optevolve
 from optevolve.cli import main
+from optevolve.compile import build
 from optevolve.compile.export import SELF_TEST_STEPS
 from optevolve.space import OPERATORS, Operator, Parameter, UpdateRule, parse, register_operator
 from optevolve.space.genome import Genome
@@ -146,10 +147,10 @@ def test_numpy_reference_and_integrity(row: Operator, rule: UpdateRule) -> None:
     assert optevolve.trajectory(rule, 0.01).shape == (36, 5)
 
 
-@pytest.mark.parametrize("options", [{}, {"foreach": False}, {"flat": True, "fused": False}], ids=["default", "single", "flat"])
+@pytest.mark.parametrize("options", [{}, {"foreach": False}, {"flat": True, "fused": False}], ids=["default", "single", "training loop"])
 def test_torch_optimizer(row: Operator, rule: UpdateRule, options: dict[str, Any]) -> None:
     parameter = torch.nn.Parameter(torch.cos(torch.arange(4.0)))
-    optimizer = optevolve.build(rule, [parameter], lr=0.1, total_steps=20, momentum=0.9, **options)
+    optimizer = build(rule, [parameter], lr=0.1, total_steps=20, momentum=0.9, **options)
     for t in range(20):
         parameter.grad = torch.tensor(gradient(t), dtype=torch.float32)
         optimizer.step()

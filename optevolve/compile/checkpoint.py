@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_checkpoint", "check_state", "scalar_step"]
+__all__ = ["check_checkpoint", "check_state", "scalar_step", "tell_changed"]
 
 
 def check_checkpoint(name: str, rule: str, states: Sequence[str], loaded: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
@@ -54,3 +55,18 @@ def check_state(name: str, states: Sequence[str], p: Tensor, state: Mapping[str,
 def scalar_step(step: Any, device: torch.device | str) -> Tensor:
     """A step count as it is kept, float32 without dimensions: of numbers on the device, of tensors where they are."""
     return torch.as_tensor(step, dtype=torch.float32, device=step.device if isinstance(step, Tensor) else device).reshape(())
+
+
+def tell_changed(key: str, group: dict[str, Any], given: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Warns, from `load_state_dict`, where a checkpoint's setting is another than the optimizer was made with, or is not said.
+
+    Args:
+        key: name of the setting.
+        group, given, saved: the group of parameters as it is now, as it was made, and as it was saved.
+    """
+    if saved.get(key) is None:
+        group[key] = given[key]
+        warnings.warn(f"The checkpoint does not say its {key}: {given[key]}, as given here, stands.", stacklevel=3)
+    elif group[key] != given[key]:
+        told = f"The checkpoint's {key}={group[key]} stands in place of {given[key]}, as given here. For another"
+        warnings.warn(f"{told} set param_groups[...][{key!r}] after loading.", stacklevel=3)

@@ -5,7 +5,6 @@ A subclass brings `numbers` and `advance`, which `optevolve.compile.emit` writes
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, _use_grad_for_differentiable
 
-from optevolve.compile.checkpoint import check_checkpoint, check_state, scalar_step
+from optevolve.compile.checkpoint import check_checkpoint, check_state, scalar_step, tell_changed
 from optevolve.compile.compiled import compiled_step
 from optevolve.compile.draws import draw, stream_key
 from optevolve.compile.flat import FlatBucket
@@ -22,6 +21,7 @@ from optevolve.compile.kernel import fused_step
 from optevolve.compile.packed import join, parts, scatter
 from optevolve.compile.program import program_for
 from optevolve.compile.reduce import reduce_of
+from optevolve.compile.settings import check_settings, unknown_keys, unknown_settings
 from optevolve.compile.work import LOW_PRECISION, Work, numbers_of, plain, shard_offset, state_dtype, step_count
 
 __all__ = ["RuleOptimizer"]
@@ -82,11 +82,6 @@ class RuleOptimizer(Optimizer):
         differentiable: bool = False,
         **unknown: Any,
     ) -> None:
-        if unknown:
-            raise TypeError(
-                f"{type(self).__name__} has no {', '.join(unknown)}. Its averages and constants are part of its rule, {self.RULE}: "
-                "leave the argument out, or build a rule with other numbers."
-            )
         lr = self.LEARNING_RATE if lr is None else lr  # export never
         weight_decay = self.WEIGHT_DECAY if weight_decay is None else weight_decay  # export never
         total_steps = None if total_steps is None else step_count(total_steps)
@@ -96,7 +91,9 @@ class RuleOptimizer(Optimizer):
         }  # fmt: skip
         defaults["seed"] = seed  # export if draws
         self._forget()  # export if decays
-        self._check(defaults)
+        if unknown:
+            raise TypeError(unknown_settings(type(self).__name__, defaults, unknown))
+        check_settings(type(self).__name__, defaults, self.NEEDS_TOTAL_STEPS)
         super().__init__(params, defaults)
 
     def _forget(self) -> None:  # export if decays
@@ -106,38 +103,13 @@ class RuleOptimizer(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group after checking its settings; see `torch.optim.Optimizer.add_param_group`."""
-        self._check({**self.defaults, **param_group})
+        check_settings(type(self).__name__, {**self.defaults, **param_group}, self.NEEDS_TOTAL_STEPS)
+        if unknown := unknown_keys(param_group, self.defaults):
+            warnings.warn(f"In a group of parameters: {unknown_settings(type(self).__name__, self.defaults, unknown)}", stacklevel=2)
         param_group["rule"] = self.RULE
         if param_group.get("total_steps") is not None:
             param_group["total_steps"] = step_count(param_group["total_steps"])
         super().add_param_group(param_group)
-
-    def _check(self, group: dict[str, Any]) -> None:
-        lr, total = group["lr"], group["total_steps"]
-        if lr is None:  # export never
-            raise ValueError(f"Expected lr, since no learning rate is recommended for {type(self).__name__}, got None.")
-        if isinstance(lr, Tensor):
-            if lr.numel() != 1:
-                raise ValueError(f"Tensor lr must be 1-element. Expected a number or one element, got shape {tuple(lr.shape)}.")
-            if group["foreach"] and not group["capturable"]:
-                raise ValueError("Expected a number as lr, got a tensor with foreach=True. Set capturable=True or foreach=False.")
-        elif not (lr >= 0 and math.isfinite(lr)):
-            raise ValueError(f"Expected lr of at least 0, got {lr}.")
-        if not 0 <= group["momentum"] <= 1:
-            raise ValueError(f"Expected momentum in [0, 1], got {group['momentum']}.")
-        if not group["weight_decay"] >= 0:
-            raise ValueError(f"Expected weight_decay of at least 0, got {group['weight_decay']}.")
-        if total is None and self.NEEDS_TOTAL_STEPS:  # export if decays
-            raise ValueError(
-                f"Expected total_steps, since the rule has decays ({self.RULE}), got None. Give the number of steps of the run."
-            )
-        if total is not None:
-            step_count(total)
-        for other in ("foreach", "differentiable"):
-            if group["fused"] and group[other]:
-                raise RuntimeError(f"Expected at most one of fused and {other}, got both.")
-        if group["differentiable"] and group["foreach"]:
-            raise RuntimeError("Expected differentiable without foreach, which writes in place.")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -157,7 +129,7 @@ class RuleOptimizer(Optimizer):
             ValueError: if another rule has written it, or parameters have other shapes or another order.
         """
         seen: list[dict[str, Any]] = []
-        totals = [group["total_steps"] for group in self.param_groups]  # export if decays
+        before = [dict(group) for group in self.param_groups]
 
         def remember(_: Optimizer, loaded: dict[str, Any]) -> None:
             check_checkpoint(type(self).__name__, self.RULE, self.STATES, loaded, self.param_groups)
@@ -170,21 +142,12 @@ class RuleOptimizer(Optimizer):
         finally:
             handle.remove()
             restore.remove()
-        if self.NEEDS_TOTAL_STEPS:  # export inline if decays
-            for group, total, saved in zip(self.param_groups, totals, seen[-1]["param_groups"], strict=True):
-                if saved.get("total_steps") is None:
-                    group["total_steps"] = total
-                    warnings.warn(f"The checkpoint does not say its total_steps: {total}, as given here, stands.", stacklevel=2)
-                elif saved["total_steps"] != total:
-                    warnings.warn(
-                        f"The checkpoint's total_steps={saved['total_steps']} stand in place of {total}, as given here. "
-                        "For another length set param_groups[...]['total_steps'] after loading.",
-                        stacklevel=2,
-                    )
-        if self.WEIGHT_DECAY:  # export never
-            for group, saved in zip(self.param_groups, seen[-1]["param_groups"], strict=True):
-                if "rule" not in saved:  # written when this decay was part of the rule
-                    group["weight_decay"] += self.WEIGHT_DECAY
+        for group, given, saved in zip(self.param_groups, before, seen[-1]["param_groups"], strict=True):
+            if self.WEIGHT_DECAY and "rule" not in saved:  # written when this decay was part of the rule  # export never
+                group["weight_decay"] += self.WEIGHT_DECAY
+            tell_changed("weight_decay", group, given, saved)
+            if self.NEEDS_TOTAL_STEPS:  # export inline if decays
+                tell_changed("total_steps", group, given, saved)
 
     def _restore_precision(self, loaded: dict[str, Any]) -> None:
         indices = [index for group in loaded["param_groups"] for index in group["params"]]
@@ -366,8 +329,10 @@ class RuleOptimizer(Optimizer):
         return True
 
     def _again(self, group: dict[str, Any]) -> Work | None:  # export never
-        bucket = None if self.DRAWS else self._buckets.get(id(group))
-        return bucket.again(group["params"], self.state) if bucket and self._flat else None
+        if torch.compiler.is_compiling() or not self._flat or self.DRAWS:  # what is compiled must not depend on where groups lie
+            return None
+        bucket = self._buckets.get(id(group))
+        return bucket.again(group["params"], self.state) if bucket else None
 
     def _bucket(self, group: dict[str, Any], work: Work) -> FlatBucket | None:  # export never
         """The buffers of these parameters; None if they cannot be laid end to end."""

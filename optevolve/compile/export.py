@@ -14,7 +14,7 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
-from optevolve.compile import bessel, checkpoint, compiled, contract, cpp, draws, packed, reduce, schedulers, work
+from optevolve.compile import bessel, checkpoint, compiled, contract, cpp, draws, packed, reduce, schedulers, settings, work
 from optevolve.compile import kernel as kernels
 from optevolve.compile.cpp import CppKernel, translate
 from optevolve.compile.emit import RuleText, emit_text
@@ -110,6 +110,7 @@ def _torch_source(rule: UpdateRule, name: str, about: list[str], learning_rate: 
         [
             "# What the steps work on, and what is refused.",
             piece(work),
+            piece(settings),
             piece(checkpoint),
             *(["# Operators that look at a whole tensor.", piece(reduce)] if "reduce" not in absent else []),
             *(["# Random tensors.", piece(draws)] if rule_draws(lean) else []),
@@ -190,6 +191,8 @@ def _needs(rule: UpdateRule, text: RuleText, kernel: CppKernel | None) -> tuple[
         absent |= {"keys", "draws", "DRAWS", "firsts", "first", "seed", "uniforms", "keys_of_p", "random"}
     if "reduce." not in text.advance:
         absent.add("reduce")
+    if not text.constants["NEEDS_TOTAL_STEPS"]:
+        absent |= {"needs_total_steps", "NEEDS_TOTAL_STEPS"}
     if not text.scalars:
         absent |= {"numbers", "row"}
     return frozenset(feature for feature, holding in holds.items() if holding), frozenset(absent)
@@ -367,7 +370,7 @@ def _self_test(rule: UpdateRule, name: str, fused: bool) -> str:
 
 _GONE = "(left out)"
 _NUMBERS = "numbers_at"
-_MODULES = (contract, work, checkpoint, reduce, draws, bessel, packed, cpp, kernels, compiled, schedulers)
+_MODULES = (contract, work, settings, checkpoint, reduce, draws, bessel, packed, cpp, kernels, compiled, schedulers)
 _OVERRIDES = ("step", "add_param_group", "load_state_dict", "get_lr", "restype")
 
 # How the class of one rule says what `RuleOptimizer` says for any.

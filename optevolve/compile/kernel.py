@@ -104,16 +104,21 @@ def loaded(kernel: CppKernel, weights: torch.dtype, gradient: torch.dtype, maxim
     if weights not in _ELEMENT_TYPES or gradient not in _ELEMENT_TYPES:
         return None
     settings = {"WEIGHT": _ELEMENT_TYPES[weights], "GRADIENT": _ELEMENT_TYPES[gradient], "MAXIMIZE": str(maximize).lower()}
-    found = library("".join(f"#define {name} {value}\n" for name, value in settings.items()) + kernel.text)
+    found = library("".join(f"#define {name} {value}\n" for name, value in settings.items()) + kernel.text, "step")
     return None if found is None else FusedStep(kernel, found.step)
 
 
-def library(text: str) -> ctypes.CDLL | None:
-    """The compiled text, loaded; None, said once, where it cannot be compiled, kept or loaded."""
+def library(text: str, *functions: str) -> ctypes.CDLL | None:
+    """The compiled text, loaded, with these functions; None, said once, where it cannot be compiled, kept or loaded."""
     try:
         path = shared_object(text)
-        return None if path is None else ctypes.CDLL(str(path))
-    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
+        if path is None:
+            return None
+        found = ctypes.CDLL(str(path))
+        for name in functions:
+            getattr(found, name)
+        return found
+    except (OSError, RuntimeError, AttributeError) as error:  # a user without a home; a library of others
         _say_once(f"{error}. Name a folder that can be written to and run from in $RULE_KERNEL_CACHE")
         return None
 

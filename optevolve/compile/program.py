@@ -179,7 +179,7 @@ def program_of(advance: Callable[..., Any], states: int) -> Program | None:
 def _kernel() -> Any:
     """The compiled kernel, one for all rules; None without a compiler."""
     cases = "\n".join(_CASE.format(number=i, operation=text.format("x", "y", "z")) for i, text in enumerate(OPERATIONS))
-    loaded = library(prelude(cases) + _RUN.replace("@CASES@", cases))
+    loaded = library(prelude(cases) + _RUN.replace("@CASES@", cases), "run")
     if loaded is None:
         return None
     run = loaded.run

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
+from optevolve.compile.settings import is_within
 from optevolve.compile.work import step_count
 
 __all__ = ["FactorSchedule", "WarmupCosine"]
@@ -46,7 +47,10 @@ class WarmupCosine(LRScheduler):
         last_epoch: int = -1,
     ) -> None:
         total_steps = step_count(total_steps)
-        if not (warmup >= 0 and hold >= 0 and sum(leg if leg >= 1 else leg * total_steps for leg in (warmup, hold)) <= total_steps):
+        for name, leg in (("warmup", warmup), ("hold", hold)):
+            if not is_within(leg, 0):
+                raise ValueError(f"Expected {name} of at least 0, in steps or below 1 as a fraction of the run, got {leg!r}.")
+        if sum(leg if leg >= 1 else leg * total_steps for leg in (warmup, hold)) > total_steps:
             raise ValueError(f"Expected warmup + hold within total_steps, got {warmup} + {hold} in {total_steps} steps.")
         steerable = all("momentum" in group or "betas" in group for group in optimizer.param_groups)  # export if momentum
         if momentum is not None and not steerable:  # export if momentum

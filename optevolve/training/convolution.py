@@ -205,7 +205,7 @@ FACE(bfloat16_bfloat16, uint16_t, uint16_t)
 @cache
 def _library() -> ctypes.CDLL | None:
     """The compiled kernels; None without a compiler."""
-    return library(_TEXT)
+    return library(_TEXT, "bfloat16_depth")
 
 
 @cache

@@ -96,7 +96,7 @@ FACE(bfloat16, uint16_t)
 @cache
 def _kernels() -> dict[tuple[str, torch.dtype], Callable[..., None]]:
     """The two passes by the type of the images; empty without a compiler."""
-    loaded = library(_TEXT)
+    loaded = library(_TEXT, "forward_float")
     if loaded is None:
         return {}
     pointer = ctypes.c_void_p

@@ -236,7 +236,7 @@ FACE(bfloat16, uint16_t)
 @cache
 def _kernels() -> dict[tuple[str, torch.dtype], Callable[..., None]]:
     """The compiled functions by what they do and by the type of the activations; empty without a compiler."""
-    loaded = library(NORM_SWISH + _FACES)
+    loaded = library(NORM_SWISH + _FACES, "forward_float")
     if loaded is None:
         return {}
     pointer, integer = ctypes.c_void_p, ctypes.c_int64

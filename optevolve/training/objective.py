@@ -64,7 +64,7 @@ extern "C" bool classify(const i64* shape, const float* x, const i64* labels, fl
 
 @cache
 def _kernel() -> Callable[..., bool] | None:
-    loaded = library(_TEXT)
+    loaded = library(_TEXT, "classify")
     if loaded is None:
         return None
     kernel = loaded.classify

@@ -86,7 +86,8 @@ def resume_from_file(make: Make, params, optimizer):
 def check_bad_settings_are_refused(make: Make) -> None:
     params = parameters()
     for bad in ({"lr": -1}, {"lr": float("nan")}, {"lr": torch.ones(2)}, {"momentum": 1.5}, {"weight_decay": -0.1}, {"total_steps": 0},
-                {"lr": torch.tensor(0.1), "foreach": True}):  # fmt: skip
+                {"lr": torch.tensor(0.1), "foreach": True}, {"lr": "a"}, {"lr": (0.1,)}, {"momentum": "high"}, {"momentum": None},
+                {"weight_decay": float("inf")}, {"weight_decay": [0.1]}):  # fmt: skip
         with pytest.raises(ValueError, match=r"Expected .*got"):
             make(params, **{"lr": 0.1, "total_steps": TOTAL, **bad})
     for both in ({"fused": True, "foreach": True}, {"fused": True, "differentiable": True}, {"differentiable": True, "foreach": True}):
@@ -123,8 +124,10 @@ def check_groups_and_names(make: Make) -> None:
     """Each group follows its own settings; groups and named parameters can be added later."""
     a, b, c = parameters()
     optimizer = make([("a", a)], lr=0.01, total_steps=TOTAL)
-    optimizer.add_param_group({"params": [("b", b)], "lr": 0.0})
-    optimizer.add_param_group({"params": [("c", c)], "weight_decay": 0.5})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.add_param_group({"params": [("b", b)], "lr": 0.0, "initial_lr": 0.1, "name": "second", "lr_scale": 1.0})
+        optimizer.add_param_group({"params": [("c", c)], "weight_decay": 0.5, "swa_lr": 0.1})
     assert [group["param_names"] for group in optimizer.param_groups] == [["a"], ["b"], ["c"]]
     assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.0, 0.01]
     before = values([b])
@@ -452,7 +455,7 @@ def check_other_total_steps_are_told(make: Make) -> None:
     optimizer = make(params, lr=0.01, total_steps=TOTAL)
     run(optimizer, params, 0, 1)
     saved = optimizer.state_dict()
-    for change, expected, told in ((7, 7, "stand in place of 9"), (None, 9, "does not say its total_steps")):
+    for change, expected, told in ((7, 7, "total_steps=7 stands in place of 9"), (None, 9, "does not say its total_steps")):
         changed = copy.deepcopy(saved)
         changed["param_groups"][0]["total_steps"] = change
         other = make(params, lr=0.01, total_steps=9)
@@ -462,6 +465,19 @@ def check_other_total_steps_are_told(make: Make) -> None:
         assert [told in str(warning.message) for warning in said] == ([True] if needs_total_steps(make) else [])
         if needs_total_steps(make):
             assert other.param_groups[0]["total_steps"] == expected
+
+
+def check_another_weight_decay_is_told(make: Make) -> None:
+    params = parameters()
+    saved = make(params, lr=0.01, total_steps=TOTAL, weight_decay=0.1).state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(params, lr=0.5, total_steps=TOTAL, weight_decay=0.1).load_state_dict(saved)
+    for given in (0.0, 0.2):
+        other = make(params, lr=0.01, total_steps=TOTAL, weight_decay=given)
+        with pytest.warns(UserWarning, match=rf"weight_decay=0\.1 stands in place of {given}, .*set param_groups"):
+            other.load_state_dict(saved)
+        assert other.param_groups[0]["weight_decay"] == 0.1
 
 
 def check_numbers_as_steps_load(make: Make) -> None:
@@ -488,9 +504,14 @@ def check_whole_numbers_and_unknown_arguments(make: Make) -> None:
     for total in (True, 5.0, "5", np.True_, torch.tensor(True), (0.9, 0.99)):
         with pytest.raises(ValueError, match="whole number"):
             make(params, lr=0.1, total_steps=total)
-    for unknown in ({"betas": (0.9, 0.99)}, {"eps": 1e-8}, {"nesterov": True}, {"flat": True}):
-        with pytest.raises(TypeError, match=rf"{getattr(make, '__name__', '')} has no {next(iter(unknown))}.*leave the argument out"):
+    name = getattr(make, "__name__", "")
+    for unknown in ({"betas": (0.9, 0.99)}, {"eps": 1e-8}, {"nesterov": True}, {"flat": True}, {"learning_rate": 0.1}, {"name": "x"}):
+        told = rf"{name} has no {next(iter(unknown))}\. It takes lr, .*weight_decay, .*leave the argument out"
+        with pytest.raises(TypeError, match=told):
             make(params, lr=0.1, total_steps=5, **unknown)
+        if "name" not in unknown:
+            with pytest.warns(UserWarning, match=told):
+                make([{"params": params, **unknown}], lr=0.1, total_steps=5)
 
 
 def check_storages_stay_apart(make: Make) -> None:

@@ -1,9 +1,13 @@
 """The compiled kernel: element types, layouts, accuracy, threads, its cache on disk, and what happens without a compiler."""
 
+import hashlib
 import os
+import re
+import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,15 +158,13 @@ for rule in ("v_hat * 3", "s_hat * g"):
 """
 
 
-def in_new_process(cache, compiler: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "RULE_KERNEL_CACHE": str(cache), "CXX": compiler, "PATH": ""}
+def in_new_process(cache, compiler: str, path: str = "") -> subprocess.CompletedProcess:
+    environment = {**os.environ, "RULE_KERNEL_CACHE": str(cache), "CXX": compiler, "CXXFLAGS": "-O1", "PATH": path}
     return subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True, timeout=120)
 
 
 def test_kernels_are_found_by_other_processes(tmp_path) -> None:
     """A process that has no compiler finds what one that has left behind."""
-    import shutil
-
     compiler = shutil.which("g++") or shutil.which("c++")
     environment = {**os.environ, "RULE_KERNEL_CACHE": str(tmp_path)}
     assert compiler
@@ -188,6 +190,59 @@ def test_a_compiler_that_fails_is_reported(tmp_path) -> None:
     assert done.stderr.count("UserWarning: The fused step cannot be compiled") == 1
     assert "/bin/false failed" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+FOREIGN = "int nothing_of_ours;"
+
+
+@pytest.fixture(scope="module")
+def made_kernels(tmp_path_factory) -> Path:
+    """What a process leaves behind."""
+    cache = tmp_path_factory.mktemp("made")
+    assert "UserWarning" not in in_new_process(cache, "c++", os.environ["PATH"]).stderr
+    return cache
+
+
+def a_file(cache, _) -> str:
+    cache.write_text("no folder")
+    return "Not a directory|File exists"
+
+
+def below_a_file(cache, _) -> str:
+    cache.parent.write_text("no folder")
+    return "Not a directory"
+
+
+def empty_libraries(cache, made_kernels) -> str:
+    cache.mkdir()
+    for path in made_kernels.iterdir():
+        (cache / path.name).touch()
+    return "is damaged, and is made anew"
+
+
+def foreign_libraries(cache, made_kernels) -> str:
+    """Whole, and named as ours are, but without the function."""
+    cache.mkdir()
+    other = cache.parent / "foreign.so"
+    subprocess.run(["c++", "-shared", "-x", "c++", "-", "-o", str(other)], input=FOREIGN, text=True, check=True)
+    digest = hashlib.sha256(other.read_bytes()).hexdigest()[:16]
+    for path in made_kernels.iterdir():
+        shutil.copy(other, cache / f"{path.name.split('-')[0]}-{digest}.so")
+    return "undefined symbol"
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler")
+@pytest.mark.parametrize("spoil", [a_file, below_a_file, empty_libraries, foreign_libraries])
+def test_a_spoiled_cache_costs_a_warning_and_no_step(spoil, tmp_path, made_kernels) -> None:
+    cache = tmp_path / ("taken/kernels" if spoil is below_a_file else "kernels")
+    told = spoil(cache, made_kernels)
+    done = in_new_process(cache, "c++", os.environ["PATH"])
+    assert [float(line) for line in done.stdout.split()] == pytest.approx([3.5, 4.5])
+    warned = [line for line in done.stderr.splitlines() if "UserWarning" in line]
+    assert len(warned) == len(set(warned)) <= 2
+    assert warned
+    assert all(re.search(told, line) for line in warned), warned
+    assert "Traceback" not in done.stderr
 
 
 def test_memory_is_parameters_gradients_and_states() -> None:
