@@ -129,9 +129,9 @@ def test_what_a_rule_does_not_need_is_left_out(rule: str, idle: list[str], expor
 
 def test_files_stay_short(exported_files) -> None:
     lines = {name: len(path.read_text().splitlines()) for name, path in exported_files.items()}
-    assert lines["sgd"] <= 805
-    assert lines["opt6"] <= 870
-    assert max(lines.values()) <= 1160
+    assert lines["sgd"] <= 810
+    assert lines["opt6"] <= 875
+    assert max(lines.values()) <= 1170
 
 
 def test_a_recommended_weight_decay_stands_in_the_example(tmp_path):
