@@ -24,6 +24,7 @@ from optevolve.errors import ConfigError, StudyError
 from optevolve.evaluation import EvaluationSource
 from optevolve.final import REFERENCE, Comparison
 from optevolve.final import compare as table_of
+from optevolve.floors import has_floors
 from optevolve.library import ZOO, default_weight_decay, rule_or_name
 from optevolve.listening import Listening
 from optevolve.progress import Listener, listener
@@ -115,7 +116,10 @@ def compare(
             with session(
                 study, partial(surrogate.measure, compute=config.compute), config.workers, workers, folder, tasks=specs, listeners=listeners
             ) as work:
-                work(Hopeful(source, lambda _, job: "contestants" if job.id in tunings else "", lambda _: len(tunings)), _LOOKAHEAD)
+                work(
+                    Hopeful(source, lambda _, job: "contestants" if job.id in tunings else "", lambda _: len(tunings), has_floors),
+                    _LOOKAHEAD,
+                )
             study.finish()
         finally:
             if told is not None:

@@ -156,6 +156,11 @@ class Protocol:
         grid = self.learning_rates
         return learning_rate is not None and len(grid) > 1 and not min(grid) < learning_rate < max(grid)
 
+    def tops_decays(self, weight_decay: float | None) -> bool:
+        """Whether a chosen weight decay is the largest that was tried; the smallest of a grid is mostly 0, below which nothing is."""
+        grid = self.weight_decays
+        return weight_decay is not None and len(grid) > 1 and weight_decay >= max(grid)
+
 
 # A ninth to an eighth of what the paper's 13,600 steps take on its ConvNet at width 8, where a step on images of 12x12 takes 0.18 of one on
 # 32x32; more where a full run has to be made again. The measurements that chose the values are in docs/results/calibration.md.

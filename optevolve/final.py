@@ -75,6 +75,7 @@ class Comparison:
         validation: mean score on the validation split, by which the rule and the best of the baselines are chosen; None unless measured.
         best: the rule that is handed over against the best of the baselines, where that is not the reference; None for all others.
         edge: whether the learning rate lies at an end of the grid that was tried, so that others may be better.
+        decay_edge: whether the weight decay is the largest that was tried.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Comparison:
     validation: float | None = None
     best: Paired | None = None
     edge: bool = False
+    decay_edge: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class Choice:
         lost: how many of them were lost.
         learning_rate, weight_decay: tuned, and fixed since.
         edge: whether that learning rate lies at an end of the grid that was tried.
+        decay_edge: whether that weight decay is the largest that was tried.
     """
 
     score: float
@@ -118,6 +121,7 @@ class Choice:
     learning_rate: float | None
     weight_decay: float
     edge: bool = False
+    decay_edge: bool = False
 
 
 @dataclass
@@ -215,7 +219,8 @@ def _choices(entries: Mapping[str, _Entry], level: float | None) -> dict[str, Ch
 
     def choice(name: str, score: float, seeds: int, lost: int) -> Choice:
         rate = tuned[name].outcome.learning_rate
-        return Choice(score, seeds, lost, rate, tuned[name].outcome.weight_decay, tuned[name].job.protocol.ends_at(rate))
+        edges = tuned[name].job.protocol.ends_at(rate), _tops_decays(tuned[name])
+        return Choice(score, seeds, lost, rate, tuned[name].outcome.weight_decay, *edges)
 
     scores = _counted({name: entry.choice for name, entry in entries.items()}, level)
     if any(scores.values()):
@@ -271,7 +276,13 @@ def _comparison(name: str, entry: _Entry, scores: Mapping[int, float], against: 
         lost=_lost(entry.runs),
         reference="" if name == reference else reference,
         edge=measured.job.protocol.ends_at(rate),
+        decay_edge=entry.tuning is not None and _tops_decays(entry.tuning),
     )
+
+
+def _tops_decays(tuning: Measurement) -> bool:
+    """Whether of several weight decays the largest was chosen."""
+    return tuning.job.weight_decay is None and tuning.job.protocol.tops_decays(tuning.outcome.weight_decay)
 
 
 def _decay(entry: _Entry, measured: Measurement) -> float:

@@ -16,12 +16,12 @@ import numpy as np
 
 from optevolve.compile import build
 from optevolve.config import Compute, Protocol
-from optevolve.records import Status, TrainingCurve
+from optevolve.records import SEPARATOR, Job, Status, TrainingCurve
 from optevolve.space import parse
-from optevolve.tasks import Task
+from optevolve.tasks import Task, TaskCheck, load
 from optevolve.training import Engine, Floor, train
 
-__all__ = ["Bar", "floors_in_words", "floors_of_task", "still_curve", "surpasses"]
+__all__ = ["Bar", "floors_in_words", "floors_of_task", "floors_said", "has_floors", "still_curve", "surpasses"]
 
 _ROUNDING = 1e-6  # of the loss: what two programs for the same numbers may differ by
 
@@ -79,6 +79,40 @@ def floors_in_words(task: Task | type[Task]) -> str:
         return relative
     own = f"a training score of {task.floors[0]:g} in trials and {task.floors[1]:g} in the full run"
     return own if not task.floors_from else f"{own}, or, where trials have fewer than {task.floors_from} steps, {relative}"
+
+
+def has_floors(job: Job) -> bool:
+    """Whether a rule has numbers to reach in a job: the protocol's, or those of one of its tasks."""
+    protocol = job.protocol
+    if protocol.kind == "fast":
+        return protocol.floor is not None
+    given = protocol.first_floor is not None or protocol.floor is not None
+    return given or any(floors_of_task(load(spec), protocol) is not None for spec in job.task.split(SEPARATOR))
+
+
+def floors_said(spec: str, protocol: Protocol, untrained: TaskCheck | None = None) -> str:
+    """What early stopping asks of a rule on a task under a protocol, in words and with the numbers that are known.
+
+    Args:
+        spec: of the task.
+        protocol: of the measurement.
+        untrained: what the untrained model was seen to have.
+    """
+    own = None if protocol.kind == "fast" else floors_of_task(load(spec), protocol)
+    first = protocol.floor if protocol.kind == "fast" else protocol.first_floor
+    if first is not None or protocol.floor is not None:
+        pair = [f"{floor:g}" for floor in dict.fromkeys((first, protocol.floor)) if floor is not None]
+        return f"the protocol's, a training score of {' and then '.join(pair)}"
+    if not protocol.early_stopping:
+        return "none, since early stopping is off"
+    if own is not None:
+        return f"the task's own, a training score of {own[0]:g} in trials and {own[1]:g} in the full run"
+    has = (
+        ""
+        if untrained is None
+        else f" (untrained, the loss is {untrained.loss:.4g} in training, the score {untrained.score:.4g} on validation data)"
+    )
+    return f"a rule must beat one that never moves{has}"
 
 
 def still_curve(task: Task, protocol: Protocol, seed: int, trial: bool, compute: Compute) -> TrainingCurve:

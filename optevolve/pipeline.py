@@ -21,12 +21,13 @@ from optevolve.errors import ConfigError, RunEndedError, StudyError
 from optevolve.evaluation import Comparison, EvaluationSource
 from optevolve.final import REFERENCE, compare
 from optevolve.final_tasks import asked_tasks, final_tasks
+from optevolve.floors import floors_said, has_floors
 from optevolve.integrity import check_integrity
 from optevolve.library import ZOO
 from optevolve.listening import Listening
-from optevolve.progress import Listener, listener
+from optevolve.progress import Listener, Progress, listener
 from optevolve.records import Job, Outcome
-from optevolve.results import Leader, Result, comparisons, leaderboard, report, why_ended, write_results
+from optevolve.results import Leader, Result, comparisons, floors_noted, leaderboard, report, why_ended, write_results
 from optevolve.run.definitions import definitions_of
 from optevolve.run.driver import Ask
 from optevolve.run.early_end import ALIKE, Hopeful, ended, name_of_stage, require_completed, worst_outcomes
@@ -36,7 +37,7 @@ from optevolve.run.store import Study
 from optevolve.run.watch import Callback
 from optevolve.several import join, split
 from optevolve.space.grammar import grammar
-from optevolve.tasks import AnyTask, check_task, listed, load, spec_for, spec_of
+from optevolve.tasks import AnyTask, TaskCheck, check_task, listed, load, spec_for, spec_of
 
 __all__ = ["Leader", "Result", "comparisons", "evaluate", "leaderboard", "report", "require_tasks", "resume", "search", "why_ended"]
 
@@ -115,8 +116,11 @@ def _run(
 ) -> Result:
     """The method, stage by stage."""
     starts = config is not None and not has_run(folder, store)
-    if config is not None:  # mistakes are told, and missing data, before there is a folder
-        (_ready if starts else require_tasks)(config)
+    checks: Mapping[str, TaskCheck] = {}
+    if config is not None and starts:  # mistakes are told, and missing data, before there is a folder
+        checks = _ready(config)
+    elif config is not None:
+        require_tasks(config)
     with open_run(folder, config, store=store, check=require_tasks, **opening) as (study, config):
         if study.finished:
             if not _reported(study):
@@ -125,10 +129,16 @@ def _run(
             if why := ended(study):
                 raise RunEndedError(why)
             return Result(folder, found_finished=True)
-        with _session(config, study, workers, progress, folder, callbacks) as work:
+        told = listener(progress)
+        with _session(config, study, workers, told or False, folder, callbacks) as work:
             try:
                 if not starts:
-                    _ready(config)
+                    checks = _ready(config)
+                if not (floors := floors_noted(study)):
+                    floors = _floors(config, checks)
+                    study.note("floors", said=floors)
+                if isinstance(told, Progress):
+                    told.note(floors)
                 sameness = Sameness(config.search.sameness)
                 work(_reference(config), config.search.lookahead)
                 search = _SearchSource(config)
@@ -144,19 +154,13 @@ def _run(
                 elimination = EliminationSource(
                     survivors, config.rounds, task=config.task, seed=config.seed, over_tasks=config.search.over_tasks
                 )
-                work(Hopeful(elimination, lambda stage, _: name_of_stage(stage), lambda _: None), config.search.lookahead)
+                work(Hopeful(elimination, lambda stage, _: name_of_stage(stage), lambda _: None, has_floors), config.search.lookahead)
                 if not elimination.survivors:
                     _require_survivors(study, *elimination.stages[-1:])
                 contestants = [*elimination.survivors, *_baselines(config)]
                 work(_final_evaluation(config, contestants, final_tasks(config)), config.search.lookahead)
                 work.drop_others()
-                rows = [
-                    row
-                    for row in compare(study.measurements(with_curves=False, with_origins=False))
-                    if row.name in config.evaluation.baselines
-                ]
-                if not any(set(row.seeds) - set(row.lost) for row in rows):
-                    require_completed("baselines", [Outcome(row.status, reason=row.reason) for row in rows])
+                _require_baselines(study, config)
                 study.finish()
             except RunEndedError as error:
                 study.note("ended", reason=str(error))
@@ -242,7 +246,7 @@ def _hopeful(search: _SearchSource, config: RunConfig) -> Hopeful:
     """The search, ended once its population, or the first generation after it, has failed to a rule."""
     generation = max(ALIKE, config.search.particles * (1 + config.search.children))
     enough = {name_of_stage("initial"): config.search.population, name_of_stage("evolution"): generation}
-    return Hopeful(search, lambda stage, _: name_of_stage(stage), enough.get)
+    return Hopeful(search, lambda stage, _: name_of_stage(stage), enough.get, has_floors)
 
 
 def _require_survivors(study: Study, *stages: str) -> None:
@@ -250,7 +254,18 @@ def _require_survivors(study: Study, *stages: str) -> None:
     for stage in stages:
         found = study.measurements(stage, with_curves=False, with_origins=False)
         search = stage in ("initial", "evolution")
-        require_completed(name_of_stage(stage), [m.outcome for m in found] if search else worst_outcomes(found))
+        outcomes = [m.outcome for m in found] if search else worst_outcomes(found)
+        require_completed(name_of_stage(stage), outcomes, any(has_floors(m.job) for m in found[:1]))
+
+
+def _require_baselines(study: Study, config: RunConfig) -> None:
+    """Ends the run if no baseline has a score."""
+    measurements = study.measurements(with_curves=False, with_origins=False)
+    baselines = [row for row in compare(measurements) if row.name in config.evaluation.baselines]
+    if any(set(row.seeds) - set(row.lost) for row in baselines):
+        return
+    own = [m for m in measurements if m.stage in FINAL and place_of(m).name in config.evaluation.baselines]
+    require_completed("baselines", worst_outcomes(own), any(has_floors(m.job) for m in own[:1]))
 
 
 class _SearchSource:
@@ -336,7 +351,7 @@ def _final_evaluation(config: RunConfig, contestants: Sequence[Contestant], task
     counts = {"seeds": evaluation.seeds, "choice_seeds": evaluation.choice_seeds}
     source = EvaluationSource(contestants, list(tasks), evaluation.protocol, protocols=tasks, seed=config.seed, **counts)
     baselines = source.tunings(evaluation.baselines)
-    return Hopeful(source, lambda _, job: "baselines" if job.id in baselines else "", lambda _: len(baselines))
+    return Hopeful(source, lambda _, job: "baselines" if job.id in baselines else "", lambda _: len(baselines), has_floors)
 
 
 def _find_data(config: RunConfig) -> None:
@@ -345,9 +360,21 @@ def _find_data(config: RunConfig) -> None:
         os.environ["OPTEVOLVE_DATA"] = str(Path(config.data).resolve())
 
 
-def _ready(config: RunConfig) -> None:
+def _floors(config: RunConfig, checks: Mapping[str, TaskCheck]) -> str:
+    """A sentence on the floors of the search's two stages."""
+    said: dict[str, list[str]] = {}
+    for name, stage in (("the initial population", config.initial), ("the evolution", config.evolution)):
+        for spec in split(_task_of_stage(config, stage)):
+            said.setdefault(floors_said(spec, stage.protocol, checks.get(spec)), []).append(name)
+    parts = [f"for {' and '.join(dict.fromkeys(names))} {floors}" for floors, names in said.items()]
+    return f"Floors: {'; '.join(parts if len(parts) > 1 else said)}."
+
+
+def _ready(config: RunConfig) -> dict[str, TaskCheck]:
     """Whether a run can begin: device, baselines, tasks and their data.
 
+    Returns:
+        What the check of each task measured.
     Raises:
         OptevolveError: if it cannot.
     """
@@ -355,13 +382,12 @@ def _ready(config: RunConfig) -> None:
     _find_data(config)
     _baselines(config)
     require_tasks(config)
-    _check_tasks(_tasks_of(config))
+    return _check_tasks(_tasks_of(config))
 
 
-def _check_tasks(specs: Sequence[str]) -> None:
+def _check_tasks(specs: Sequence[str]) -> dict[str, TaskCheck]:
     """Whether the tasks keep the protocol, before hours are spent on them."""
-    for spec in dict.fromkeys(specs):
-        check_task(load(spec))
+    return {spec: check_task(load(spec)) for spec in dict.fromkeys(specs)}
 
 
 @contextmanager

@@ -21,6 +21,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from optevolve.contestants import REFERENCE_STAGE
+from optevolve.library.known import rule_text
 from optevolve.printable import fitting, shielded
 from optevolve.records import Measurement, Status
 
@@ -54,7 +56,7 @@ class Tally:
         counts: stage → measurements that have come in.
         failures: reason → how often, over the whole run; numbers within reasons are left out, so that equal causes meet.
         refused: rules drawn and refused before any training, over the whole run.
-        best: stage → (fitness, rule) of the best measurement, in the order in which stages began.
+        best: stage → (fitness, rule) of the best measurement, in the order in which stages began; AdamW's own stage has none.
         clock: seconds, monotonic.
     """
 
@@ -90,6 +92,8 @@ class Tally:
             # Stopped and diverged say it all in a line of progress; why something broke does not. Numbers would keep equal causes apart.
             reason = _NUMBER.sub("…", outcome.reason.partition("\n")[0]) if outcome.status is Status.FAILED else ""
             self.failures[f"{outcome.status.value}: {reason}" if reason else outcome.status.value] += 1
+            return False
+        if measurement.stage == REFERENCE_STAGE:  # AdamW, which is no rule of the search
             return False
         known = self.best.get(measurement.stage)
         if outcome.fitness is None or (known is not None and outcome.fitness <= known[0]):
@@ -128,7 +132,7 @@ class Tally:
         if not self.best:
             return "none yet"
         stage, (fitness, rule) = list(self.best.items())[-1]
-        return f"{fitness:.4f} ({stage}) {rule}"
+        return f"{fitness:.4f} ({stage}) {rule_text(rule)}"
 
     def failures_text(self, most: int = 4) -> str:
         """Failures by reason, the most frequent first."""
@@ -180,6 +184,10 @@ class Progress:
             self._cell.show(self._picture())
         elif not self.console.is_terminal and (better or self._clock() - self._said >= self._every):
             self._say(f"[{self.tally.stage}] {self.tally.counts_text()}{self._standing()}")
+
+    def note(self, text: str) -> None:
+        """Shows a lasting line."""
+        self._say(text)
 
     def on_end(self) -> None:
         """See `Listener`."""

@@ -123,6 +123,11 @@ def why_ended(out: str | Path) -> str:
         return ended(study)
 
 
+def floors_noted(study: Study) -> str:
+    """What early stopping asked of the rules of the search, as it was said when the run began; empty before, and in runs of old."""
+    return next((str(event.detail["said"]) for event in study.events() if event.kind == "floors"), "")
+
+
 def report(out: str | Path, *, figures: str | Path | None = None) -> Path:
     """Writes report.html of a run anew, also while it is running.
 
@@ -179,5 +184,6 @@ def _write_report(folder: Path, study: Study, config: RunConfig, measurements: S
         finished=study.finished,
         config_text=to_toml(config),
         notes=[why] if (why := ended(study)) else [],
+        floors=floors_noted(study),
     )
     return folder / "report.html"

@@ -42,6 +42,7 @@ class Standing:
         seconds: wall clock of that.
         reason: why it did not complete.
         edge: whether that learning rate lies at an end of the grid that was tried, so that others may be better.
+        decay_edge: whether that weight decay is the largest that was tried.
     """
 
     rank: int
@@ -63,6 +64,7 @@ class Standing:
     seconds: float
     reason: str
     edge: bool = False
+    decay_edge: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ def _row(rank: int, m: Measurement, name: str, again: _Again | None, choice: Cho
         seconds=m.outcome.seconds,
         reason=m.outcome.reason,
         edge=choice.edge if choice else m.job.protocol.ends_at(rate),
+        decay_edge=choice.decay_edge if choice else m.job.weight_decay is None and m.job.protocol.tops_decays(decay),
     )
 
 

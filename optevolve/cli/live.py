@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from optevolve.cli.terminal import console, say
-from optevolve.errors import StudyError
+from optevolve.cli.terminal import console, notice, say
+from optevolve.errors import RunEndedError, StudyError
 from optevolve.library.known import headline
 from optevolve.printable import shielded
 from optevolve.records import Measurement, Status
@@ -31,8 +31,11 @@ def follow(place: str, number: int, every: float) -> None:
         place: folder of the run, or URL of its study.
         number: rules to show.
         every: seconds between looks.
+    Raises:
+        RunEndedError: if the run ended before its end, and no rule has a fitness: why.
     """
     from optevolve.reporting import leaderboard
+    from optevolve.run.early_end import ended
     from optevolve.run.folder import read_run
 
     screen = console()
@@ -50,10 +53,15 @@ def follow(place: str, number: int, every: float) -> None:
                     rows = leaderboard(measurements, number, config.search.over_tasks)
                     live.update(picture(title, measurements, rows, finished), refresh=True)
                 if finished:
-                    return
+                    break
                 time.sleep(every)
         except KeyboardInterrupt:
             return
+        why = ended(study)
+    if why and not any(row["fitness"] is not None for row in rows):
+        raise RunEndedError(why)
+    if why:
+        notice(why)
 
 
 def _there(place: str, every: float) -> bool:

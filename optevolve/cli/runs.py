@@ -251,15 +251,15 @@ def top(
     with read_run(place) as (study, config):
         why, finished = ended(study), study.finished
         rows = ranking(study.measurements(with_curves=False, with_origins=False), over_tasks=config.search.over_tasks)
-    if why and not rows:
-        raise RunEndedError(why)
     if json:
         print_json([asdict(row) for row in rows])
     elif rows:
         _print_ranking(rows[:number])
         say(basis(rows, finished))
-    else:
+    elif not why:
         say(f"Nothing is measured yet in {place}.")
+    if why and not any(row.fitness is not None for row in rows):
+        raise RunEndedError(why)
     if why:
         notice(why)
 
@@ -317,7 +317,7 @@ def _print_ranking(rows: Sequence[Standing]) -> None:
 
     def cells(row: Standing) -> list[Any]:
         first = [row.rank, *([row.name or None] if named else []), *([row.choice] if chosen else []), *([row.remeasured] if again else [])]
-        tuned = [_peak(row), *([_rate(row.weight_decay)] if decayed else [])]
+        tuned = [_peak(row), *([_decay(row)] if decayed else [])]
         return [*first, row.fitness, *tuned, row.status, headline(parse(row.rule))]
 
     columns = ["rank", *(["name"] if named else []), *(["validation"] if chosen else []), *(["again"] if again else [])]
@@ -334,10 +334,13 @@ def _peak(row: Standing | Comparison) -> str | None:
 def _say_edges(rows: Sequence[Standing | Comparison]) -> None:
     if any(row.edge for row in rows):
         say("* at the end of the learning rates that were tried: others may be better. More are tried with protocol.learning_rates.")
+    if any(row.decay_edge for row in rows):
+        say("+ the largest weight decay that was tried: more may be better. More are tried with protocol.weight_decays.")
 
 
-def _rate(value: float | None) -> str | None:
-    return None if value is None else f"{value:g}"
+def _decay(row: Standing | Comparison) -> str | None:
+    """The weight decay, with a mark where it is the largest of the grid."""
+    return None if row.weight_decay is None else f"{row.weight_decay:g}{'+' * row.decay_edge}"
 
 
 def _show_result(folder: Path, json: bool) -> None:
@@ -379,6 +382,7 @@ def _show_comparisons(folder: Path, json: bool) -> None:
 def print_comparisons(rows: Sequence[Comparison]) -> None:
     """The contestants on one task, in the order given, beside the one that they are tested against."""
     from optevolve.final import lost_text
+    from optevolve.library.known import rule_text
     from optevolve.number_text import interval, p_text
 
     reference = next((row.reference for row in rows if row.reference), "")
@@ -386,9 +390,9 @@ def print_comparisons(rows: Sequence[Comparison]) -> None:
 
     def cells(row: Comparison) -> list[Any]:
         tested = [row.difference, interval(row.difference_interval, 3), p_text(row.p_value), p_text(row.p_corrected)]
-        tuned = [_peak(row), _rate(row.weight_decay)]
+        tuned = [_peak(row), _decay(row)]
         seeds = lost_text(row) or str(len(row.seeds))
-        return [row.name, row.mean, interval(row.interval), *tested, *tuned, seeds, row.rule]
+        return [row.name, row.mean, interval(row.interval), *tested, *tuned, seeds, rule_text(row.rule)]
 
     columns = ["name", "mean", "95 % interval", difference, "95 % interval ", "p", "p corrected", "lr", "wd", "seeds", "rule"]
     print_table(columns, map(cells, rows), right=["mean", difference, "p", "p corrected", "lr", "wd"])

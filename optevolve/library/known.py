@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from optevolve.errors import ParseError
 from optevolve.library import NAMED, ZOO
 from optevolve.space.explain import explain as words_of
 from optevolve.space.expression import Node
@@ -20,8 +21,9 @@ from optevolve.space.interpret import Interpreter
 from optevolve.space.lower import lower
 from optevolve.space.rule import UpdateRule
 from optevolve.space.simplify import simplify
+from optevolve.space.text import parse
 
-__all__ = ["Known", "explain", "headline", "known_as", "said_of"]
+__all__ = ["Known", "explain", "headline", "known_as", "rule_text", "said_of"]
 
 Array = npt.NDArray[np.float64]
 
@@ -84,6 +86,15 @@ def headline(rule: UpdateRule) -> str:
     """The rule in its shortest form, with the name that it is known by in brackets: `nesterov: 2 * g (Nesterov momentum, twice the …)`."""
     known = known_as(rule)
     return str(simplify(rule)) if known is None else f"{simplify(rule)} ({known})"
+
+
+@lru_cache(maxsize=1024)
+def rule_text(text: str) -> str:
+    """The headline of a rule given as text; what this version cannot read, as it stands."""
+    try:
+        return headline(parse(text))
+    except ParseError:
+        return text
 
 
 def said_of(rule: UpdateRule) -> str:

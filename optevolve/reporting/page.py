@@ -19,13 +19,14 @@ from optevolve.contestants import EVALUATE, FINAL, REFERENCE_STAGE, place_of
 from optevolve.errors import ParseError, StudyError
 from optevolve.final import lost_text
 from optevolve.final_tasks import final_tasks
+from optevolve.library.known import rule_text
 from optevolve.number_text import duration, interval, number, p_text
 from optevolve.records import Measurement, TrainingCurve
 from optevolve.reporting import CURVES, plots
 from optevolve.reporting.drawing import svg
 from optevolve.reporting.factors import decays_of
 from optevolve.reporting.lineage import Line, Step, lines_of_descent
-from optevolve.reporting.summary import opening, rule_text
+from optevolve.reporting.summary import opening
 from optevolve.reporting.tables import (
     by_task,
     config_rows,
@@ -236,6 +237,7 @@ def render_report(
     config_text: str = "",
     command: str = DEFAULT_COMMAND,
     notes: Sequence[str] = (),
+    floors: str = "",
 ) -> str:
     """The report as HTML text. Arguments as in `write_report`."""
     baselines = config.evaluation.baselines
@@ -280,6 +282,7 @@ def render_report(
         finished=finished,
         yet="" if finished else " yet",
         notes=notes,
+        floors=floors,
         opening=opening(config, measurements, finished),
         verdicts=verdicts(comparisons, finished)[:TASKS],
         basis=basis(ranking(measurements, 1, config.search.over_tasks), finished),
@@ -324,6 +327,7 @@ def write_report(
     config_text: str = "",
     command: str = DEFAULT_COMMAND,
     notes: Sequence[str] = (),
+    floors: str = "",
 ) -> None:
     """Writes the report of a run as one HTML file that loads nothing: no script, no font, no picture from elsewhere.
 
@@ -340,6 +344,7 @@ def write_report(
         config_text: the config as TOML, so that the report alone suffices to repeat the run; without it, only the values are listed.
         command: the shell command that repeats the run from `config.toml`.
         notes: sentences that stand above everything else, such as why the run ended early.
+        floors: a sentence on what early stopping asks of a rule.
     Raises:
         StudyError: if the file cannot be written.
     """
@@ -352,6 +357,7 @@ def write_report(
         config_text=config_text,
         command=command,
         notes=notes,
+        floors=floors,
     )
     target = Path(path)
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")

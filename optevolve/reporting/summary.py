@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 from optevolve.config import RunConfig
-from optevolve.errors import ParseError
-from optevolve.library.known import headline
 from optevolve.number_text import duration, number
 from optevolve.records import Measurement
 from optevolve.reporting.tables import is_search, leaderboard, stage_costs
-from optevolve.space import parse
 
-__all__ = ["opening", "rule_text"]
-
-
-@lru_cache(maxsize=1024)
-def rule_text(text: str) -> str:
-    """A rule in its shortest form, with the name that it is known by; what this version cannot read, as it stands."""
-    try:
-        return headline(parse(text))
-    except ParseError:
-        return text
+__all__ = ["opening"]
 
 
 def opening(config: RunConfig, measurements: Sequence[Measurement], finished: bool) -> str:

@@ -23,11 +23,12 @@ _ENDINGS = {
     Status.REJECTED: "were rejected",
 }
 _REMEDIES = {
-    Status.STOPPED: "Lower the floors (first_floor and floor of the protocol, floors of the task), or lengthen the trials (trial_steps)",
+    Status.STOPPED: "Lengthen the trials (trial_steps), try other learning rates, or see whether the loss falls at all",
     Status.DIVERGED: "Try the task with 'optevolve tasks --check', or smaller learning rates",
     Status.FAILED: "Mend the task, which 'optevolve tasks --check' tries",
     Status.REJECTED: "Widen the grammar",
 }
+_LOWER = "Lower the floors (first_floor and floor of the protocol, floors of the task), or lengthen the trials (trial_steps)"
 
 
 def name_of_stage(stage: str) -> str:
@@ -35,12 +36,13 @@ def name_of_stage(stage: str) -> str:
     return _STAGES.get(stage, f"contenders in round {stage.rpartition('/')[2]} of the elimination")
 
 
-def why_none_completed(whom: str, outcomes: Sequence[Outcome]) -> str:
+def why_none_completed(whom: str, outcomes: Sequence[Outcome], has_floors: bool) -> str:
     """How those ended of whom none completed, with the numbers; empty if one did, or if there are none.
 
     Args:
         whom: who they are, in the plural.
         outcomes: of each.
+        has_floors: whether there are floors to be lowered, rather than a rule that never moves to be surpassed.
     """
     if not outcomes or any(outcome.status is Status.COMPLETED for outcome in outcomes):
         return ""
@@ -53,16 +55,17 @@ def why_none_completed(whom: str, outcomes: Sequence[Outcome]) -> str:
     causes = {_without_numbers(outcome.reason) for outcome in outcomes}
     same = "with one and the same error" if len(causes) == 1 and number > 1 else "for example"
     reason = f" ({same}: {first.reason})" if first.reason else ""
-    return f"The run ended early: {how}{reason}. {_REMEDIES[counts[0][0]]}; then start anew with another --out."
+    remedy = _LOWER if counts[0][0] is Status.STOPPED and has_floors else _REMEDIES[counts[0][0]]
+    return f"The run ended early: {how}{reason}. {remedy}; then start anew with another --out."
 
 
-def require_completed(whom: str, outcomes: Iterable[Outcome]) -> None:
-    """Ends the run if there are outcomes, and none of them completed.
+def require_completed(whom: str, outcomes: Iterable[Outcome], has_floors: bool) -> None:
+    """Ends the run if there are outcomes, and none of them completed; arguments as for `why_none_completed`.
 
     Raises:
         RunEndedError: saying why.
     """
-    if why := why_none_completed(whom, list(outcomes)):
+    if why := why_none_completed(whom, list(outcomes), has_floors):
         raise RunEndedError(why)
 
 
@@ -82,18 +85,25 @@ class Hopeful:
         group_of: who a job of a stage belongs to, in the plural and in words; empty for those that are not watched.
         enough: by group, how many outcomes are all, or enough to judge by though more would follow; None where only `ALIKE` equal errors
             are.
+        has_floors: whether a job's task or protocol has floors.
     """
 
-    def __init__(self, source: Source, group_of: Callable[[str, Job], str], enough: Callable[[str], int | None]) -> None:
-        self._source, self._group_of, self._enough = source, group_of, enough
-        self._groups: dict[str, str] = {}
+    def __init__(
+        self,
+        source: Source,
+        group_of: Callable[[str, Job], str],
+        enough: Callable[[str], int | None],
+        has_floors: Callable[[Job], bool],
+    ) -> None:
+        self._source, self._group_of, self._enough, self._has_floors = source, group_of, enough, has_floors
+        self._groups: dict[str, tuple[str, Job]] = {}
         self._outcomes: defaultdict[str, list[Outcome]] = defaultdict(list)
 
     def ask(self) -> tuple[str, Job, Proposal | None] | None:
         """See `Source.ask`."""
         asked = self._source.ask()
         if asked is not None:
-            self._groups[asked[1].id] = self._group_of(asked[0], asked[1])
+            self._groups[asked[1].id] = self._group_of(asked[0], asked[1]), asked[1]
         return asked
 
     def tell(self, job_id: str, outcome: Outcome, /) -> None:
@@ -103,13 +113,13 @@ class Hopeful:
             RunEndedError: if with this outcome nothing can come of the group any more.
         """
         self._source.tell(job_id, outcome)
-        group = self._groups.pop(job_id)
+        group, job = self._groups.pop(job_id)
         if not group:
             return
         told = self._outcomes[group]
         told.append(Outcome(outcome.status, reason=outcome.reason))
         if len(told) == self._enough(group) or (len(told) == ALIKE and _alike(told)):
-            require_completed(group, told)
+            require_completed(group, told, self._has_floors(job))
 
     @property
     def done(self) -> bool:

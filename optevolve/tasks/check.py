@@ -170,15 +170,16 @@ class _Check:
         if math.isfinite(found):
             return found
         if number == 1:
-            raise _broken(self.task, f"{what} must be finite for the untrained model", f"found {found}")
+            raise _broken(self.task, f"{what} must be finite for the untrained model", f"found {found}", _SOME)
         torch.manual_seed(0)
         fresh = self.task.model().train()
-        untrained = float(self.task.loss(fresh, batch))
+        with torch.no_grad():
+            untrained = self.task.loss(fresh, batch).item()
         if math.isfinite(untrained):
             found_ = f"found {found} on batch {number} after as many steps of {_MOMENTS} at learning rate {_GENTLE:g}"
             raise _broken(self.task, f"{what} must stay finite", found_, "Scale inputs and loss to about one.")
         found_ = f"found {found} on batch {number} of {Split.TRAIN}, also for the untrained model"
-        raise _broken(self.task, f"{what} must be finite", found_, "Mend the data, or pass over such batches: see the wrapper finite.")
+        raise _broken(self.task, f"{what} must be finite", found_, _SOME)
 
     def gradients(self, model: nn.Module, place: str) -> None:
         found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -213,7 +214,8 @@ class _Check:
         score = _scalar(self.task, what, _call(self.task, what, lambda: self.task.score(model, batch), place))
         if not math.isfinite(score):
             state = "for the untrained model" if number == 1 else f"on {place}"
-            raise _broken(self.task, f"{what} must be finite {state}", f"found {score}")
+            remedy = _SOME if split is not Split.TRAIN else "Look for a division by zero or a logarithm of zero in the score."
+            raise _broken(self.task, f"{what} must be finite {state}", f"found {score}", remedy)
         if self.task.scores_accuracy and not 0 <= score <= 1:
             raise _broken(self.task, f"{what} must be from 0 to 1 where scores_accuracy is True", f"found {score:.4g} on {split}")
         return score
@@ -245,6 +247,7 @@ class _Check:
                 return
 
 
+_SOME = "Mend the data; where only some batches are so, train TASK+finite:0.2, which passes over up to a fifth of the batches."
 _FRESH = "Make its layers within model(), and keep none of them elsewhere."
 
 
@@ -298,11 +301,15 @@ def _same(a: object, b: object) -> bool:
 
 
 def _scalar(task: Task, what: str, value: object) -> float:
-    if not isinstance(value, Tensor) or value.dim() != 0:
-        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise _broken(task, f"{what} must return a scalar tensor", f"found {found}; take the mean over the batch")
+    expected = f"{what} must return a floating-point scalar tensor"
+    if isinstance(value, bool | int | float | np.number):
+        raise _broken(task, expected, f"found {type(value).__name__}", "Leave out .item(), or return torch.tensor(float(value)).")
+    if not isinstance(value, Tensor):
+        raise _broken(task, expected, f"found {type(value).__name__}", "Return a tensor of one number.")
+    if value.dim() != 0:
+        raise _broken(task, expected, f"found a tensor of shape {tuple(value.shape)}", "Take the mean over the batch.")
     if not value.dtype.is_floating_point:
-        raise _broken(task, f"{what} must return a floating-point scalar", f"found {value.dtype}")
+        raise _broken(task, expected, f"found {value.dtype}", "Append .float().")
     return float(value.item())
 
 

@@ -12,10 +12,10 @@ from optevolve.config_text import to_toml
 from optevolve.contestants import place_of
 from optevolve.errors import StudyError
 from optevolve.evaluation import compare
+from optevolve.library.known import rule_text
 from optevolve.records import Measurement, Outcome, Status
 from optevolve.reporting import write_report
 from optevolve.reporting.page import render_report
-from optevolve.reporting.summary import rule_text
 from optevolve.verdict import verdicts
 
 SECTIONS = ("evaluation", "leaderboard", "progress", "descent", "curves", "schedules", "deaths", "cost", "reproduce")

@@ -43,7 +43,7 @@ class Given:
 def told_until_it_ended(outcomes: Sequence[Outcome], enough: int | None) -> int:
     """How many were told; all of them if the run did not end."""
     source = Given(len(outcomes))
-    hopeful = Hopeful(source, lambda stage, _: name_of_stage(stage), lambda _: enough)
+    hopeful = Hopeful(source, lambda stage, _: name_of_stage(stage), lambda _: enough, lambda _: True)
     asked = [hopeful.ask() for _ in outcomes]
     try:
         for turn, outcome in zip(asked, outcomes, strict=True):
@@ -74,7 +74,7 @@ def test_when_nothing_can_come_of_it(outcomes: list[Outcome], enough: int | None
 
 
 def test_jobs_of_no_group_are_not_watched() -> None:
-    hopeful = Hopeful(Given(30), lambda _, __: "", lambda _: 2)
+    hopeful = Hopeful(Given(30), lambda _, __: "", lambda _: 2, lambda _: True)
     for _ in range(30):
         asked = hopeful.ask()
         assert asked is not None
@@ -83,17 +83,20 @@ def test_jobs_of_no_group_are_not_watched() -> None:
 
 
 def test_the_reason_has_the_numbers_and_what_to_do() -> None:
-    weak = why_none_completed("baselines", [WEAK, WEAK])
+    weak = why_none_completed("baselines", [WEAK, WEAK], has_floors=True)
     assert weak.startswith(f"The run ended early: all 2 baselines were stopped early (with one and the same error: {WEAK.reason}).")
     assert "Lower the floors" in weak
-    mixed = why_none_completed(name_of_stage("evolution"), [WEAK, failed("MemoryError"), WEAK])
+    relative = why_none_completed("baselines", [WEAK, WEAK], has_floors=False)
+    assert "Lengthen the trials (trial_steps), try other learning rates, or see whether the loss falls at all" in relative
+    assert "floors" not in relative
+    mixed = why_none_completed(name_of_stage("evolution"), [WEAK, failed("MemoryError"), WEAK], has_floors=True)
     assert "none of the 3 rules of the evolution completed: 2 were stopped early, 1 failed (for example: best trial score -3.2" in mixed
-    assert "tasks --check" in why_none_completed(name_of_stage("eliminate/2"), [failed("")])
-    assert "contenders in round 2" in why_none_completed(name_of_stage("eliminate/2"), [failed("")])
-    assert why_none_completed("baselines", [WEAK, FINE]) == why_none_completed("baselines", []) == ""
-    require_completed("baselines", [FINE])
+    assert "tasks --check" in why_none_completed(name_of_stage("eliminate/2"), [failed("")], has_floors=True)
+    assert "contenders in round 2" in why_none_completed(name_of_stage("eliminate/2"), [failed("")], has_floors=True)
+    assert why_none_completed("baselines", [WEAK, FINE], True) == why_none_completed("baselines", [], True) == ""
+    require_completed("baselines", [FINE], True)
     with pytest.raises(RunEndedError, match="all 1 baselines diverged"):
-        require_completed("baselines", [Outcome(Status.DIVERGED)])
+        require_completed("baselines", [Outcome(Status.DIVERGED)], True)
 
 
 def test_a_contender_that_fails_under_one_seed_has_failed() -> None:

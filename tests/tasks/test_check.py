@@ -74,7 +74,15 @@ BROKEN = [
     ({"lose": lambda model, batch: model(batch.z).mean()}, "it raised AttributeError"),
     ({"judge": lambda model, batch: torch.tensor(float("inf"))}, "score(model, batch) must be finite"),
     ({"judge": lambda model, batch: model(batch.x) > 0}, "scalar tensor"),
-    ({"judge": lambda model, batch: (model(batch.x) > 0).sum()}, "floating-point"),
+    ({"judge": lambda model, batch: (model(batch.x) > 0).sum()}, "found torch.int64. Append .float()."),
+    ({"judge": lambda model, batch: model(batch.x).sum().item()}, "found float. Leave out .item()"),
+    ({"judge": lambda model, batch: int(model(batch.x).sum() > 0)}, "found int. Leave out .item()"),
+    ({"judge": lambda model, batch: np.float64(model(batch.x).sum())}, "found float64. Leave out .item()"),
+    (
+        {"judge": lambda model, batch: model(batch.x).mean() / (batch.y.sum() * 0) if not model.training else model(batch.x).mean()},
+        "+finite:0.2",
+    ),
+    ({"lose": lambda model, batch: model(batch.x).mean() / 0}, "TASK+finite:0.2"),
 ]
 
 
