@@ -28,7 +28,8 @@ def test_leaderboard_ranks_by_fitness_and_puts_failures_last():
     assert rows[0] == {
         "rank": 1, "name": "", "rule": "g * 3", "fitness": 0.9, "remeasured": None, "remeasured_in": "", "choice": None,
         "choice_seeds": 0, "choice_lost": 0, "ranked_by": "search", "status": "completed", "learning_rate": 0.1,
-        "weight_decay": 0.0, "id": "3", "stage": "evolution", "parent": "root", "seconds": 2.0, "reason": "", "edge": False, "decay_edge": False,
+        "weight_decay": 0.0, "id": "3", "stage": "evolution", "parent": "root", "seconds": 2.0, "reason": "", "edge": False,
+        "decay_edge": False,
     }  # fmt: skip
 
 
