@@ -38,6 +38,7 @@ TINY = [
             "elimination.0.protocol.full_steps=20",
             "evaluation.protocol.trial_steps=10",
             "evaluation.protocol.full_steps=20",
+            "evaluation.protocol.epoch_steps=10",
             "evaluation.seeds=2",
             'evaluation.baselines=["adam", "sgd"]',
         )
