@@ -59,7 +59,7 @@ def test_a_sound_task_is_said_to_be(module: str, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("LossOfEach", "must return a scalar tensor; found a tensor of shape (4, 1); take the mean over the batch"),
+        ("LossOfEach", "must return a floating-point scalar tensor; found a tensor of shape (4, 1). Take the mean over the batch"),
         ("RunsDry", "must yield at least one batch at every call; found none"),
         ("NothingToTrain", "must have parameters to train; found none"),
         ("NoScore", "score(model, batch) must be finite for the untrained model; found nan"),
