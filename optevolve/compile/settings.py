@@ -13,7 +13,7 @@ from optevolve.compile.work import step_count
 __all__ = ["check_settings", "is_within", "unknown_keys", "unknown_settings"]
 
 # Keys of a group of parameters that are no settings: torch's own, those of its schedulers, and what users tell groups apart by.
-_KEYS = {"params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "lr_scale", "seed"}
+_KEYS = {"params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "lr_scale"}
 
 
 def is_within(value: Any, low: float, high: float = math.inf) -> bool:

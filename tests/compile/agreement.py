@@ -4,18 +4,19 @@ import ctypes
 import inspect
 import textwrap
 import warnings
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
-from optevolve.compile import build, class_of
-from optevolve.compile.cpp import translate
-from optevolve.compile.kernel import FusedStep, shared_object
+from optevolve.compile import build, class_of, contract
+from optevolve.compile.cpp import CppKernel, translate
+from optevolve.compile.kernel import FusedStep, fused_step, shared_object
 from optevolve.compile.schedulers import WarmupCosine
-from optevolve.library import ZOO
 from optevolve.schedule import schedule_values
 from optevolve.space.grammar import paper_grammar
 from optevolve.space.interpret import Interpreter, ReferenceOptimizer
@@ -39,6 +40,7 @@ def problem() -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=SHAPE).astype(np.float32), rng.normal(size=(STEPS, *SHAPE)).astype(np.float32)
 
 
+@lru_cache(maxsize=256)
 def reference(rule: UpdateRule, dtype: type = np.float32, *, scheduled: bool = False) -> np.ndarray:
     """Weights after each step, shape (steps, *shape), in the given precision; learning rate and momentum are constant or the paper's."""
     w, gradients = problem()
@@ -84,27 +86,47 @@ def assert_agree(rule: UpdateRule, got: np.ndarray, *, scheduled: bool = False) 
     assert not bad.any(), f"{rule}: step {bad.argmax()}, differs by {difference[bad.argmax()]:.2g} of {size[bad.argmax()]:.2g}"
 
 
-def compiled_together(rules: list[UpdateRule]) -> dict:
-    """Kernels of many rules through one run of the compiler: what `fused_step` gives, by the rule's `advance`."""
-    kernels = {}
-    for rule in rules:
-        cls = class_of(rule)
-        try:
-            kernels[cls.advance] = translate(advance_text(cls), len(cls.STATES), cls.DRAWS)
-        except NotImplementedError:
-            continue
-    includes = dict.fromkeys(line for kernel in kernels.values() for line in kernel.text.splitlines() if line.startswith("#include"))
+def compiled_together(texts: Iterable[str], optimization: str = "-O0") -> dict[str, Any]:
+    """What kernels of many rules are compiled to, float32 and descending, by their text: one run of the compiler, which otherwise reads
+    torch's headers for seconds per rule. Without optimization it is quick and does the same arithmetic: contraction is off at every level.
+    """
+    texts = list(dict.fromkeys(texts))
+    includes = dict.fromkeys(line for text in texts for line in text.splitlines() if line.startswith("#include"))
     parts = ["#define WEIGHT float\n#define GRADIENT float\n#define MAXIMIZE false", *includes]
-    for i, kernel in enumerate(kernels.values()):
-        body = "\n".join(line for line in kernel.text.splitlines() if not line.startswith("#include"))
+    for i, text in enumerate(texts):
+        body = "\n".join(line for line in text.splitlines() if not line.startswith("#include"))
         parts.append(f"namespace kernel{i} {{\n{body}\n}}".replace("void step(", f"void step{i}("))
-    path = shared_object("\n".join(parts))
-    library = ctypes.CDLL(str(path))
-    return {advance: FusedStep(kernel, getattr(library, f"step{i}")) for i, (advance, kernel) in enumerate(kernels.items())}
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("CXXFLAGS", optimization)
+        library = ctypes.CDLL(str(shared_object("\n".join(parts))))
+    return {text: getattr(library, f"step{i}") for i, text in enumerate(texts)}
+
+
+def kernel_of(rule: UpdateRule) -> CppKernel | None:
+    """The kernel of a rule; None for those of rows, columns and matrices, whose kernels are torch's own."""
+    cls = class_of(rule)
+    try:
+        return translate(advance_text(cls), len(cls.STATES), cls.DRAWS)
+    except NotImplementedError:
+        return None
+
+
+@contextmanager
+def kernels_from_one_library(rules: Iterable[UpdateRule]) -> Iterator[set[UpdateRule]]:
+    """Makes `fused=True` take the kernels of these rules, float32 and descending, from one library; gives the rules that have one."""
+    kernels = {rule: kernel for rule in rules if (kernel := kernel_of(rule))}
+    functions = compiled_together(kernel.text for kernel in kernels.values())
+    made = {class_of(rule).advance: FusedStep(kernel, functions[kernel.text]) for rule, kernel in kernels.items()}
+
+    def found(advance: Any, states: int, draws: tuple[str, ...], *types: Any) -> Any:
+        if advance in made and types == (torch.float32, torch.float32, False):
+            return made[advance]
+        return fused_step(advance, states, draws, *types)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(contract, "fused_step", found)
+        yield set(kernels)
 
 
 def advance_text(cls: type) -> str:
     return textwrap.dedent(inspect.getsource(cls.advance))
-
-
-ZOO_NAMES = list(ZOO)

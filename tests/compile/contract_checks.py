@@ -521,3 +521,5 @@ def check_storages_stay_apart(make: Make) -> None:
 
 
 CHECKS: dict[str, Callable[[Make], None]] = {name: check for name, check in list(globals().items()) if name.startswith("check_")}
+# Those that step by compiled kernels.
+FUSED = ("check_versions_of_what_is_written", "check_states_of_other_shapes_are_refused")

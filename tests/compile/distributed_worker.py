@@ -12,7 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from optevolve.compile import build
 from optevolve.library import ZOO
 from optevolve.space import parse
-from tests.compile.agreement import ZOO_NAMES, random_rules
+from tests.compile.agreement import random_rules
+from tests.compile.selection import ZOO_NAMES
 
 TOTAL = 50
 DRAWS_AND_MATRICES = [

@@ -1,33 +1,32 @@
-"""What any torch optimizer must honour, for every rule of the zoo, one that draws random numbers, and 200 random rules."""
+"""What any torch optimizer must honour, for rules of every kind in each check and random ones; all of all: see `selection`."""
+
+from collections.abc import Iterator
 
 import pytest
 
 from optevolve.compile import class_of
-from optevolve.library import ZOO
-from optevolve.space import parse
 from tests.compile import contract_checks, project_checks, torch_checks
-from tests.compile.agreement import ZOO_NAMES, random_rules
+from tests.compile.agreement import kernels_from_one_library, random_rules
+from tests.compile.selection import NAMED, some, try_each
 
-EVERYWHERE = contract_checks.CHECKS | torch_checks.CHECKS
-CHECKS = EVERYWHERE | project_checks.CHECKS
-NAMED = {name: ZOO[name].rule for name in ZOO_NAMES} | {"draws": parse("dropout(a4 * g, 0.3) + noise")}
+CHECKS = contract_checks.CHECKS | torch_checks.CHECKS | project_checks.CHECKS
 RANDOM = random_rules(200)
+FLAGS_ALONE = {"check_configurations_that_torch_tests"}  # slow, and says nothing of rules beyond those of every kind
 
 
-@pytest.mark.parametrize("rule", NAMED)
+def rules_for(check: str) -> list:
+    number = list(CHECKS).index(check)
+    named = [NAMED[name] for name in some(list(NAMED), number, apart=9)]
+    return named if check in FLAGS_ALONE else [*named, *some(RANDOM, number, apart=20)]
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Iterator[None]:
+    """Those of all rules in the checks that ask for one, made at once."""
+    with kernels_from_one_library(dict.fromkeys(rule for check in contract_checks.FUSED for rule in rules_for(check))):
+        yield
+
+
 @pytest.mark.parametrize("check", CHECKS)
-def test_rule_of_the_zoo(check: str, rule: str) -> None:
-    CHECKS[check](class_of(NAMED[rule]))
-
-
-@pytest.mark.parametrize("check", [name for name in CHECKS if name != "check_configurations_that_torch_tests"])  # slow, and of flags alone
-def test_random_rules(check: str) -> None:
-    failed = {}
-    for rule in RANDOM:
-        try:
-            CHECKS[check](class_of(rule))
-        except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - reported below, by rule
-            failed[str(rule)] = error
-    if failed:
-        rule, first = next(iter(failed.items()))
-        raise AssertionError(f"{len(failed)} of {len(RANDOM)} rules fail; the first is {rule}") from first
+def test_contract(check: str, kernels: None) -> None:
+    try_each(rules_for(check), lambda rule: CHECKS[check](class_of(rule)))

@@ -10,7 +10,8 @@ from torch.optim import lr_scheduler
 from optevolve.compile import build
 from optevolve.library import ZOO
 from optevolve.space import parse
-from tests.compile.agreement import ZOO_NAMES, random_rules
+from tests.compile.agreement import random_rules
+from tests.compile.selection import ZOO_NAMES
 from tests.compile.torch_checks import SCHEDULERS
 
 TOTAL = 50
