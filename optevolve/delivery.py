@@ -26,7 +26,7 @@ class Delivery:
         standing: its place in the ranking.
         provenance: where it comes from and how it was chosen, in a sentence.
         scores: mean on the test split by task, or its fitness where there is none.
-        notes: sentences on how it compares with the baselines, or that nothing was compared.
+        notes: sentences on how it compares with the baselines, or that nothing was compared, and on numbers at the end of what was tried.
     """
 
     standing: Standing
@@ -57,9 +57,8 @@ def delivered(measurements: Sequence[Measurement], config: RunConfig, finished: 
     name = found.name or found.id
     place = f"{name}, found by optevolve {__version__} on task {config.task} with seed {config.seed}"
     known = said_of(parse(found.rule))
-    return Delivery(
-        found, f"{place}: {_how(found, ranked)}." + (f" {known}." if known else ""), scores, _notes(found, ranked[0], compared, finished)
-    )
+    provenance = f"{place}: {_how(found, ranked)}." + (f" {known}." if known else "")
+    return Delivery(found, provenance, scores, (*_notes(found, ranked[0], compared, finished), *_ends(found)))
 
 
 def _how(found: Standing, ranked: Sequence[Standing]) -> str:
@@ -84,4 +83,14 @@ def _notes(found: Standing, first: Standing, compared: Sequence[Comparison], fin
         if row.name == found.name and row.difference is not None:
             spread = f" (95 % interval {interval(row.difference_interval, 3)})" if row.difference_interval else ""
             notes.append(f"On {row.task}, test split, its difference to tuned {row.reference} is {number(row.difference, 3)}{spread}.")
+    return tuple(notes)
+
+
+def _ends(found: Standing) -> tuple[str, ...]:
+    """Of the tuned numbers, which lie at the end of those that were tried."""
+    notes = []
+    if found.edge:
+        notes.append(f"Its learning rate, {found.learning_rate:g}, is at the end of those that were tried: others may be better.")
+    if found.decay_edge:
+        notes.append(f"Its weight decay, {found.weight_decay:g}, is the largest that was tried: more may be better.")
     return tuple(notes)

@@ -125,7 +125,7 @@ class Tally:
             return f"{self.done} done"
         seconds = self.seconds_left
         ending = f", about {clock_text(seconds)} to go" if seconds is not None and self.left else ""
-        return f"{self.done} of {self.total} done, {self.left} left{ending}"
+        return f"{self.done} of {max(self.total, self.done)} done, {self.left} left{ending}"  # the total is an estimate
 
     def best_text(self) -> str:
         """Best fitness and its rule, of the latest stage that has one."""

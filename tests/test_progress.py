@@ -61,6 +61,14 @@ def test_a_stage_starts_at_nought_and_a_corrected_total_does_not() -> None:
     assert tally.counts_text() == "0 done"
 
 
+def test_more_than_was_estimated_is_no_more_than_all() -> None:
+    tally = Tally()
+    tally.begin("initial", 1)
+    for name in "ab":
+        tally.add(measured(name, 0.5))
+    assert tally.counts_text() == "2 of 2 done, 0 left"
+
+
 def test_a_late_measurement_counts_where_it_belongs() -> None:
     tally = Tally(clock=Clock())
     tally.begin("initial", 2)

@@ -149,3 +149,16 @@ def test_what_is_delivered_is_the_ranking_s_first_with_its_words() -> None:
     assert early is not None
     assert "not measured again yet" in early.provenance
     assert "No verdict yet" in early.notes[0]
+
+
+def test_what_is_delivered_says_what_it_behaves_as_and_which_numbers_end_their_grid() -> None:
+    found = finals({0: [0.6, 0.6]}, {0: [0.9, 0.8]})
+    grids = Protocol(learning_rates=(0.1, 0.01), weight_decays=(0.0, 0.01))
+    ends = [replace(m, job=replace(m.job, rule="nesterov: 2 * g" if m.job.rule == "g * 0" else m.job.rule, protocol=grids)) for m in found]
+    told = delivered([measured("1", 0.9, rule="nesterov: 2 * g"), *ends], RunConfig(task="digits"), finished=True)
+    assert told is not None
+    assert told.provenance.endswith("test split was opened. Behaves as Nesterov momentum, twice the learning rate.")
+    assert told.notes[1:] == (
+        "Its learning rate, 0.1, is at the end of those that were tried: others may be better.",
+        "Its weight decay, 0.01, is the largest that was tried: more may be better.",
+    )

@@ -107,7 +107,12 @@ def picture(title: str, measurements: list[Measurement], rows: list[dict[str, An
         rules.add_column(name, justify="right" if name in ("rank", "fitness", "lr") else "left", no_wrap=name != "rule", overflow="fold")
     for row in rows:
         if row["fitness"] is not None:
-            numbers = (str(row["rank"]), f"{row['fitness']:.4f}", f"{row['learning_rate']:g}" if row["learning_rate"] else "–")
+            numbers = (
+                str(row["rank"]),
+                f"{row['fitness']:.4f}",
+                f"{row['learning_rate']:g}{'*' * row['edge']}" if row["learning_rate"] else "–",
+            )
             rules.add_row(*numbers, Text(shielded(str(row.get("stage", "")))), Text(headline(parse(row["rule"]))))
+    marks = [Text("* at the end of the learning rates that were tried")] if any(row["edge"] for row in rows) else []
     head = Text(shielded(f"{title}, {len(measurements)} measured, {state}"), style="bold")
-    return Group(head, Text(), stages, Text(), rules)
+    return Group(head, Text(), stages, Text(), rules, *marks)

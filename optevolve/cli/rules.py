@@ -144,13 +144,12 @@ def export(
       optevolve export opt6 -o opt6.tex --format latex
     """
     from optevolve.compile import export as write
-    from optevolve.library.known import said_of
 
     subject = find(rule, rank)
     write(
         subject.rule,
         out,
-        provenance=". ".join(filter(None, [subject.provenance, said_of(subject.rule)])),
+        provenance=subject.provenance,
         scores=subject.scores,
         notes=subject.notes,
         learning_rate=subject.learning_rate,

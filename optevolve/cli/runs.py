@@ -216,11 +216,14 @@ def evaluate(
             folder, tasks=specs, seeds=seeds, settings=settings or (), workers=workers, device=device, progress=progress
         ),
     )
-    _show_comparisons(folder, json)
-    if not json:
-        from optevolve.results import verdict
+    from optevolve import results
 
-        _say_verdicts(verdict(folder))
+    verdicts = results.verdict(folder)
+    if json:
+        print_json(_final_evaluation(folder, verdicts))
+    else:
+        _show_comparisons(folder)
+        _say_verdicts(verdicts)
 
 
 def top(
@@ -349,12 +352,10 @@ def _show_result(folder: Path, json: bool) -> None:
     rows, verdicts = results.leaderboard(folder), results.verdict(folder)
     files = {name: str(folder / name) for name in ("report.html", "best_optimizer.py") if (folder / name).is_file()}
     if json:
-        compared = [asdict(row) for row in results.comparisons(folder)]
-        said = {"verdict": verdicts[0].as_dict(), "verdicts": [verdict.as_dict() for verdict in verdicts]}
-        print_json({"out": str(folder), "files": files, "best": rows[:10], "comparisons": compared, **said})
+        print_json({"out": str(folder), "files": files, "best": rows[:10], **_final_evaluation(folder, verdicts)})
         return
     _print_ranking([Standing(**row) for row in rows[:5]])
-    _show_comparisons(folder, json)
+    _show_comparisons(folder)
     for name, path in files.items():
         say(f"{name}: {path}")
     _say_verdicts(verdicts)
@@ -366,14 +367,19 @@ def _say_verdicts(verdicts: Sequence[Verdict]) -> None:
         say(f"Verdict: {verdict}", style="bold")
 
 
-def _show_comparisons(folder: Path, json: bool) -> None:
+def _final_evaluation(folder: Path, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Every contestant on every task and what can be said of the chosen rule, for JSON; the verdict on the first task also by itself."""
+    from optevolve import results
+
+    compared = [asdict(row) for row in results.comparisons(folder)]
+    return {"comparisons": compared, "verdict": verdicts[0].as_dict(), "verdicts": [verdict.as_dict() for verdict in verdicts]}
+
+
+def _show_comparisons(folder: Path) -> None:
     """The final evaluation: every contestant on every task."""
     from optevolve import results
 
     rows = results.comparisons(folder)
-    if json:
-        print_json([asdict(row) for row in rows])
-        return
     for task in dict.fromkeys(row.task for row in rows):
         say(f"\nFinal evaluation on {task}, test split", style="bold")
         print_comparisons([row for row in rows if row.task == task])

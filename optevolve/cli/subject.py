@@ -54,6 +54,7 @@ def find(text: str, rank: int) -> Subject:
         StudyError: if the folder holds no run, or too few rules.
     """
     from optevolve.library import ZOO, rule_or_name
+    from optevolve.library.known import said_of
 
     if Path(text).is_dir():
         return _in_folder(Path(text), rank)
@@ -66,7 +67,8 @@ def find(text: str, rank: int) -> Subject:
         known = {key: value for key, value in facts.items() if value is not None}
         provenance = f"{entry.summary}; {entry.source}"
         return Subject(entry.rule, known, provenance, learning_rate=entry.learning_rate, weight_decay=entry.weight_decay)
-    return Subject(rule_or_name(text))
+    rule = rule_or_name(text)
+    return Subject(rule, provenance=said_of(rule))
 
 
 def _in_folder(folder: Path, rank: int) -> Subject:

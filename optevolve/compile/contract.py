@@ -16,6 +16,7 @@ from torch.optim.optimizer import Optimizer, _use_grad_for_differentiable
 from optevolve.compile.checkpoint import check_checkpoint, check_state, scalar_step, tell_changed
 from optevolve.compile.compiled import compiled_step
 from optevolve.compile.draws import draw, stream_key
+from optevolve.compile.eager import add_param_group, eager
 from optevolve.compile.flat import FlatBucket
 from optevolve.compile.kernel import fused_step
 from optevolve.compile.packed import join, parts, scatter
@@ -109,7 +110,7 @@ class RuleOptimizer(Optimizer):
         param_group["rule"] = self.RULE
         if param_group.get("total_steps") is not None:
             param_group["total_steps"] = step_count(param_group["total_steps"])
-        super().add_param_group(param_group)
+        add_param_group(self, param_group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -158,6 +159,7 @@ class RuleOptimizer(Optimizer):
                     old = self.state[p][key]
                     self.state[p][key] = old.clone() if key == "step" else value.to(device=p.device, dtype=state_dtype(p), copy=True)
 
+    @eager  # export never
     @_use_grad_for_differentiable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step on every parameter that has a gradient. With lr = 0 no parameter moves.

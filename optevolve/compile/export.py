@@ -378,6 +378,7 @@ _SPELLINGS = {
     "fused_step(type(self).advance, len(self.STATES), self.DRAWS, ": "loaded(KERNEL, ",
     "type(self).advance": "advance",
     "self.advance(": "advance(",
+    "add_param_group(self, param_group)": "super().add_param_group(param_group)",
     "self.numbers": _NUMBERS,
     " and self.NEEDS_TOTAL_STEPS": "",
 }

@@ -25,7 +25,7 @@ _ENDINGS = {
 _REMEDIES = {
     Status.STOPPED: "Lengthen the trials (trial_steps), try other learning rates, or see whether the loss falls at all",
     Status.DIVERGED: "Try the task with 'optevolve tasks --check', or smaller learning rates",
-    Status.FAILED: "Mend the task, which 'optevolve tasks --check' tries",
+    Status.FAILED: "Mend the task, which 'optevolve tasks --check' tries, or what limits it (--measurement-time, --memory-limit)",
     Status.REJECTED: "Widen the grammar",
 }
 _LOWER = "Lower the floors (first_floor and floor of the protocol, floors of the task), or lengthen the trials (trial_steps)"

@@ -159,7 +159,8 @@ class _Check:
         value = self.finite("loss(model, batch)", loss, number, model, batch)
         if not loss.requires_grad:
             raise _broken(task, "loss(model, batch) must depend on the model's parameters", "found a loss without gradient")
-        optimizer.zero_grad()
+        for parameter in model.parameters():  # zero_grad() would import torch's compiler
+            parameter.grad = None
         _call(task, "loss(model, batch).backward()", loss.backward, where)
         self.gradients(model, place)
         _call(task, f"a step of {rule}", optimizer.step, where)

@@ -8,8 +8,6 @@ from functools import cache
 from typing import ClassVar, cast
 
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -60,6 +58,9 @@ def in_memory_batches(x: Tensor, y: Tensor, split: Split, seed: int, batch_size:
 @cache
 def digits_splits() -> dict[Split, tuple[Tensor, Tensor]]:
     """Scikit-learn's 1,797 digits, x of shape (n, 1, 8, 8) standardised by the training part, y in 0…9; fixed stratified 60/20/20 parts."""
+    from sklearn.datasets import load_digits  # slow to import, with pandas and more
+    from sklearn.model_selection import train_test_split
+
     images, labels = load_digits(return_X_y=True)
     train_x, rest_x, train_y, rest_y = train_test_split(images, labels, test_size=0.4, stratify=labels, random_state=0)
     valid_x, test_x, valid_y, test_y = train_test_split(rest_x, rest_y, test_size=0.5, stratify=rest_y, random_state=0)

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from sklearn.datasets import make_moons
 from torch import Tensor, nn
 
 from optevolve.errors import TaskError
@@ -167,5 +166,7 @@ class MlpMoons(Classification):
 @lru_cache(maxsize=8)
 def _moons(split: Split, noise: float) -> tuple[Tensor, Tensor]:
     points = {Split.TRAIN: 1024, Split.VALID: 512, Split.TEST: 512}[split]
+    from sklearn.datasets import make_moons  # slow to import, with pandas and more
+
     x, y = make_moons(points, noise=noise, random_state=list(Split).index(split))
     return torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.int64)

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from optevolve.errors import TaskError
 from optevolve.records import Split
+from optevolve.statistics import t_quantile
 from optevolve.tasks import Batch, Task
 from optevolve.training.engine import PLAIN, Engine
 from optevolve.training.halves import Part, part_of
@@ -55,7 +55,7 @@ def margin(values: npt.ArrayLike, sizes: npt.ArrayLike, level: float = 0.95) -> 
         return math.nan
     weights, freedom = weights / weights.sum(), len(scores) - 1
     error = math.sqrt(float(weights @ (scores - weights @ scores) ** 2) / freedom)
-    return float(stats.t.ppf((1 + level) / 2, freedom)) * error
+    return t_quantile(freedom, level) * error
 
 
 def untrained_score(task: Task, seed: int) -> float:

@@ -158,7 +158,7 @@ def test_a_device_that_is_not_there_is_one_message_and_costs_nothing(run: Comman
         _, err = run(*command, "--device=cuda", code=2)
         assert "Expected a device 'cuda'" in err
         assert "expected one of 'auto', 'cpu', 'cuda' or 'mps', got \"gpu\"" in run(*command, "--device=gpu", code=2)[1]
-    assert {row["task"] for row in run.json("evaluate", str(folder), "--device=cpu")} == {"logreg-digits"}
+    assert {row["task"] for row in run.json("evaluate", str(folder), "--device=cpu")["comparisons"]} == {"logreg-digits"}
 
 
 def test_a_run_is_evaluated_on_tasks_each_with_its_budget(run: Command, finished: tuple[Path, str], tmp_path: Path) -> None:
@@ -166,14 +166,17 @@ def test_a_run_is_evaluated_on_tasks_each_with_its_budget(run: Command, finished
     shutil.copytree(finished[0], folder)
     command = ["evaluate", str(folder), "--tasks=mlp-moons,quadratics", "--workers=2"]
     settings = ["--seeds=1", "--set=trial_steps=5", "--set=mlp-moons.full_steps=12", "--set=quadratics.full_steps=14"]
-    rows = run.json(*command, *settings)
+    found = run.json(*command, *settings)
+    rows = found["comparisons"]
+    assert {verdict["task"] for verdict in found["verdicts"]} == {row["task"] for row in rows}
+    assert found["verdict"] == found["verdicts"][0]
     assert {row["task"] for row in rows} == {"logreg-digits", "mlp-moons", "quadratics"}
     with Study.open(folder / "study.db", read_only=True) as study:
         lengths = {(m.job.task, m.job.protocol.full_steps, m.job.protocol.trial_steps) for m in study.measurements("evaluate")}
     assert lengths == {("logreg-digits", 20, 10), ("mlp-moons", 12, 5), ("quadratics", 14, 5)}
     assert "mlp-moons was evaluated under another protocol" in run(*command, "--set=mlp-moons.full_steps=13", code=2)[1]
     again = run.json("evaluate", str(folder), "--tasks=mlp-moons", "--workers=2")  # with more seeds, under the budget that it had
-    assert {len(row["scores"]) for row in again if row["task"] == "mlp-moons"} == {2}
+    assert {len(row["scores"]) for row in again["comparisons"] if row["task"] == "mlp-moons"} == {2}
 
 
 def test_the_tables_of_a_page_of_results_come_from_the_run(run: Command, finished: tuple[Path, str]) -> None:

@@ -114,7 +114,7 @@ def test_a_run_on_a_server_is_found_by_its_folder_and_by_its_url(
 
 
 def test_what_cannot_be_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert "no study.db" in call(capsys, "top", str(tmp_path), "--follow", code=2)[1]
+    assert "no study.db" in call(capsys, "top", str(tmp_path), code=2)[1]
     assert "as the store" in call(capsys, "top", "mysql://me:secret@host/db", code=2)[1]
     assert "workers.runner" in search(capsys, tmp_path / "run", "--runner=slurm", code=2)[1]
     assert "workers.memory_limit" in search(capsys, tmp_path / "run", "--memory-limit=-1", code=2)[1]
@@ -127,10 +127,12 @@ def test_a_look_at_a_run_shows_counts_and_rules() -> None:
 
     outcomes = [Outcome(Status.COMPLETED, 0.5, 0.1), Outcome(Status.DIVERGED), Outcome(Status.DIVERGED)]
     measured = [Measurement("initial", Job(str(n), "g", "digits", Protocol(), 0), outcome) for n, outcome in enumerate(outcomes)]
-    rows = [{"rank": 1, "fitness": 0.5, "learning_rate": 0.1, "stage": "initial", "rule": "[bold]g[/bold]"}]
+    rows = [{"rank": 1, "fitness": 0.5, "learning_rate": 0.1, "stage": "[bold]initial[/bold]", "rule": "g", "edge": True}]
     screen = Console(width=100, record=True)
     screen.print(picture("runs/demo", measured, rows, False))
     text = screen.export_text()
     assert "3 measured" in text
     assert [word for word in text.split("\n")[3].split() if word.isdigit()] == ["2", "1"]
-    assert "[bold]g[/bold]" in text
+    rule, mark = text.splitlines()[-2:]
+    assert " ".join(rule.split()) == "1 0.5000 0.1* [bold]initial[/bold] g (gradient descent (SGD))"
+    assert mark.strip() == "* at the end of the learning rates that were tried"
