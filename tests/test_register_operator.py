@@ -14,7 +14,7 @@ import torch
 import optevolve
 from optevolve.cli import main
 from optevolve.compile import build
-from optevolve.compile.export import SELF_TEST_STEPS
+from optevolve.compile.self_test import STEPS
 from optevolve.space import OPERATORS, Operator, Parameter, UpdateRule, parse, register_operator
 from optevolve.space.genome import Genome
 from optevolve.space.grammar import from_table, paper_grammar
@@ -169,7 +169,7 @@ def test_exported_files(row: Operator, rule: UpdateRule, tmp_path: Path) -> None
     optevolve.export(rule, tmp_path / "mine.py")
     done = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"{SELF_TEST_STEPS} steps agree" in done.stdout
+    assert f"{STEPS} steps agree" in done.stdout
     optevolve.export(rule, tmp_path / "mine.tex", format="latex")
     assert row.name in (tmp_path / "mine.tex").read_text(encoding="utf-8")
     optevolve.export(rule, tmp_path / "mine_optax.py", format="optax")

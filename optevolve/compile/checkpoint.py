@@ -53,8 +53,8 @@ def check_state(name: str, states: Sequence[str], p: Tensor, state: Mapping[str,
 
 
 def scalar_step(step: Any, device: torch.device | str) -> Tensor:
-    """A step count as it is kept, float32 without dimensions: of numbers on the device, of tensors where they are."""
-    return torch.as_tensor(step, dtype=torch.float32, device=step.device if isinstance(step, Tensor) else device).reshape(())
+    """A copy of a step count as it is kept, float32 without dimensions: of numbers on the device, of tensors where they are."""
+    return torch.as_tensor(step, dtype=torch.float32, device=step.device if isinstance(step, Tensor) else device).reshape(()).clone()
 
 
 def tell_changed(key: str, group: dict[str, Any], given: Mapping[str, Any], saved: Mapping[str, Any]) -> None:

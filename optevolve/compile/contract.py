@@ -22,15 +22,15 @@ from optevolve.compile.kernel import fused_step
 from optevolve.compile.packed import join, parts, scatter
 from optevolve.compile.program import program_for
 from optevolve.compile.reduce import reduce_of
-from optevolve.compile.settings import check_settings, unknown_keys, unknown_settings
-from optevolve.compile.work import LOW_PRECISION, Work, numbers_of, plain, shard_offset, state_dtype, step_count
+from optevolve.compile.settings import GROUP_KEYS, check_settings, unknown_settings
+from optevolve.compile.work import CHUNK, LOW_PRECISION, Work, numbers_of, plain, shard_offset, state_dtype, step_count
 
 __all__ = ["RuleOptimizer"]
 
-_LARGE = 2**20  # elements from which on a compiled kernel pays
+_LARGE = 2**20  # elements from which on a compiled kernel pays at the first step
+_PATIENCE = 4  # steps after which it pays on small models: its one compilation is kept for later runs
+_SMALL = 2**18  # elements up to which the kernel that all rules share is as good as the rule's own  # export never
 _PLAIN = {Tensor, torch.nn.Parameter}
-_LONG = 100  # steps after which it pays on small models too
-_PATIENCE = 4  # steps after which the kernel that all rules share is worth its one compilation  # export never
 
 
 class RuleOptimizer(Optimizer):
@@ -85,7 +85,6 @@ class RuleOptimizer(Optimizer):
     ) -> None:
         lr = self.LEARNING_RATE if lr is None else lr  # export never
         weight_decay = self.WEIGHT_DECAY if weight_decay is None else weight_decay  # export never
-        total_steps = None if total_steps is None else step_count(total_steps)
         defaults = {
             "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "total_steps": total_steps, "maximize": maximize,
             "foreach": foreach, "fused": fused, "capturable": capturable, "differentiable": differentiable, "rule": self.RULE,
@@ -104,12 +103,12 @@ class RuleOptimizer(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group after checking its settings; see `torch.optim.Optimizer.add_param_group`."""
-        check_settings(type(self).__name__, {**self.defaults, **param_group}, self.NEEDS_TOTAL_STEPS)
-        if unknown := unknown_keys(param_group, self.defaults):
+        settings = {**self.defaults, **param_group}
+        check_settings(type(self).__name__, settings, self.NEEDS_TOTAL_STEPS)
+        total = settings["total_steps"]
+        if unknown := sorted(set(settings) - set(self.defaults) - GROUP_KEYS):
             warnings.warn(f"In a group of parameters: {unknown_settings(type(self).__name__, self.defaults, unknown)}", stacklevel=2)
-        param_group["rule"] = self.RULE
-        if param_group.get("total_steps") is not None:
-            param_group["total_steps"] = step_count(param_group["total_steps"])
+        param_group.update(rule=self.RULE, total_steps=None if total is None else step_count(total))
         add_param_group(self, param_group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -137,12 +136,12 @@ class RuleOptimizer(Optimizer):
             seen.append(loaded)
 
         handle = self.register_load_state_dict_pre_hook(remember)
-        restore = self.register_load_state_dict_post_hook(lambda _: self._restore_precision(seen[-1]), prepend=True)
+        restore = self.register_load_state_dict_post_hook(lambda _: self._restore(seen[-1]), prepend=True)  # export if states
         try:
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
-            restore.remove()
+            restore.remove()  # export if states
         for group, given, saved in zip(self.param_groups, before, seen[-1]["param_groups"], strict=True):
             if self.WEIGHT_DECAY and "rule" not in saved:  # written when this decay was part of the rule  # export never
                 group["weight_decay"] += self.WEIGHT_DECAY
@@ -150,14 +149,11 @@ class RuleOptimizer(Optimizer):
             if self.NEEDS_TOTAL_STEPS:  # export inline if decays
                 tell_changed("total_steps", group, given, saved)
 
-    def _restore_precision(self, loaded: dict[str, Any]) -> None:
-        indices = [index for group in loaded["param_groups"] for index in group["params"]]
-        params = [p for group in self.param_groups for p in group["params"]]
-        for index, p in zip(indices, params, strict=True):
-            for key, value in loaded["state"].get(index, {}).items():
-                if isinstance(value, Tensor):  # a copy: torch would share what needs no cast with the optimizer that it came from
-                    old = self.state[p][key]
-                    self.state[p][key] = old.clone() if key == "step" else value.to(device=p.device, dtype=state_dtype(p), copy=True)
+    def _restore(self, loaded: dict[str, Any]) -> None:  # export if states
+        for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
+            for p, index in zip(group["params"], saved["params"], strict=True):
+                for key in self.STATES if self.state[p] else ():  # a copy: torch would share what needs no cast with the state's owner
+                    self.state[p][key] = loaded["state"][index][key].to(p.device, state_dtype(p), copy=True)
 
     @eager  # export never
     @_use_grad_for_differentiable
@@ -202,94 +198,81 @@ class RuleOptimizer(Optimizer):
                 raise RuntimeError(f"Expected a dense gradient, got a sparse one: {type(self).__name__} does not support sparse gradients.")
             state = self.state[p]
             if not state:
-                device = p.device if group["capturable"] else "cpu"
-                state["step"] = torch.zeros((), dtype=torch.float32, device=device)
-                for name in self.STATES:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=p.device if group["capturable"] else "cpu")
+                for name in self.STATES:  # export if states
                     state[name] = torch.zeros_like(p, dtype=state_dtype(p), memory_format=torch.preserve_format)
             elif "step" not in state or any(getattr(state.get(name), "shape", None) != p.shape for name in self.STATES):
                 check_state(type(self).__name__, self.STATES, p, state)
             if p.grad.shape != p.shape:
-                raise RuntimeError(
-                    f"Expected a gradient of the parameter's shape {tuple(p.shape)}, got {tuple(p.grad.shape)}. Compute it anew."
-                )
+                raise RuntimeError(f"Expected a gradient of shape {tuple(p.shape)}, got {tuple(p.grad.shape)}. Compute it anew.")
             params.append(p)
             grads.append(p.grad)
             steps.append(state["step"])
-            for values, name in zip(states, self.STATES, strict=True):
+            for values, name in zip(states, self.STATES, strict=True):  # export if states
                 values.append(state[name])
 
     def _step_group(self, group: dict[str, Any], work: Work) -> None:
         """Chooses how the group's step is run, and runs it."""
         if torch.compiler.is_compiling() or group["capturable"] or group["differentiable"]:
-            self._step_on_tensors(group, work)
+            lr = group["lr"].reshape(()) if isinstance(group["lr"], Tensor) else group["lr"]
+            for part in map(
+                work.only, ([i] for i in range(len(work.params)))
+            ):  # with the step count as a tensor, so that nothing has to be read back or compiled anew
+                (step,) = part.steps
+                numbers = self.numbers(step.to(torch.float64), group["total_steps"])
+                keys = self._keys(group, step.to(torch.int64))
+                self._step_part(group, part, numbers, keys, lr)
+                step += 1
             return
         if work.params[0].is_cuda and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                "Expected capturable=True while a CUDA graph is captured, got False. Build the optimizer with capturable=True."
-            )
+            raise RuntimeError("Expected capturable=True while a CUDA graph is captured, got False. Build the optimizer with it.")
         lr = float(group["lr"])
         if self._flat and self._step_flat(group, work, lr):  # export never
             return
-        fused = self._is_fused(group, work, lr)  # export if kernel
-        for part in work.by_step():
-            numbers = self._numbers(part.t, group["total_steps"])
-            keys = self._keys(group, part.t)
-            if group["fused"] and lr != 0 and part.params[0].device.type != "cpu":
+        for t, part in work.by_step():
+            numbers = self._numbers(t, group["total_steps"])
+            keys = self._keys(group, t)
+            fused = group["fused"]
+            if fused is None and group["foreach"] is None and not self._flat and part.params[0].is_cpu:
+                fused = t >= _PATIENCE or sum(p.numel() for p in part.params) >= _LARGE
+            if fused and lr != 0 and not part.params[0].is_cpu:
                 self._step_compiled(group, part, numbers, keys, lr)
-            elif fused:  # export if kernel
+            elif fused and lr != 0:  # export if kernel
                 self._step_fused(group, part, numbers, keys, lr)
-            elif group["foreach"] is None and lr != 0 and part.t >= _PATIENCE:  # export never
-                self._step_fused(group, part, numbers, keys, lr, small=True)
             else:
-                for piece in part.each() if group["foreach"] is False else parts(part, self.ELEMENTWISE):
-                    self._step_part(group, piece, numbers, keys, lr)
+                self._step_plain(group, part, numbers, keys, lr)
         torch._foreach_add_(work.steps, 1)
-
-    def _is_fused(self, group: dict[str, Any], work: Work, lr: float) -> bool:
-        """Whether the rule's own kernel runs the step: as asked, else where it pays, on large models and in long runs on the CPU."""
-        fused = group["fused"]
-        if fused is None:
-            large = not group["foreach"] and sum(p.numel() for p in work.params) >= _LARGE
-            fused = large or (group["foreach"] is None and work.t >= _LONG)
-            if self._flat or (not large and program_for(type(self), group, work.params[0].dtype, work.grads[0].dtype)):  # export never
-                return False
-        return bool(fused) and lr != 0 and all(p.device.type == "cpu" and not p.is_complex() for p in work.params)
 
     def _given(self, group: dict[str, Any], lr: Any) -> dict[str, Any]:
         """The hyperparameters that a step needs."""
-        return {
-            "lr": lr,
-            "keep": 1 - lr * group["weight_decay"],
-            "momentum": group["momentum"],  # export if momentum
-        }
+        return {"lr": lr, "keep": 1 - lr * group["weight_decay"], "momentum": group["momentum"]}
 
-    def _kernel(self, group: dict[str, Any], weights: torch.dtype, gradient: torch.dtype, small: bool) -> Any:
+    def _kernel(self, group: dict[str, Any], work: Work, weights: torch.dtype, gradient: torch.dtype) -> Any:  # export never
         """The compiled kernel for these element types, of the rule or, for a small model, of all rules; None if there is none."""
-        if small:  # export never
-            return program_for(type(self), group, weights, gradient)
+        if sum(p.numel() for p in work.params) <= _SMALL and (program := program_for(type(self), group, weights, gradient)):
+            return program
         return fused_step(type(self).advance, len(self.STATES), self.DRAWS, weights, gradient, group["maximize"])
 
-    def _step_fused(self, group: dict[str, Any], work: Work, numbers: tuple[Any, ...], keys: list[Any], lr: Any, small: Any = 0) -> None:
+    def _step_fused(self, group: dict[str, Any], work: Work, numbers: tuple[Any, ...], keys: list[Any], lr: Any) -> None:
         """Every parameter that a kernel can take in one call; the others without."""
         calls: dict[tuple[torch.dtype, torch.dtype] | None, list[int]] = {}
         for i, (p, g) in enumerate(zip(work.params, work.grads, strict=True)):
             ready = {type(p), type(g)} <= _PLAIN and p.is_contiguous() and p.is_cpu and g.is_cpu and not g.is_neg()
-            for values in work.states:
+            for values in work.states:  # export if states
                 s = values[i]
                 ready = ready and type(s) in _PLAIN and s.dtype is torch.float32 and s.is_cpu and s.is_contiguous()
             calls.setdefault((p.dtype, g.dtype) if ready else None, []).append(i)
         for types, members in calls.items():
-            if types is None or not (kernel := self._kernel(group, *types, small)):
-                for part in parts(work.only(members), self.ELEMENTWISE):
-                    self._step_part(group, part, numbers, keys, lr)
+            if types is None or not (kernel := self._kernel(group, work, *types)):
+                self._step_plain(group, work.only(members), numbers, keys, lr)
                 continue
             tensors = [[work.params[i], work.grads[i].contiguous(), *(values[i] for values in work.states)] for i in members]
             changed = [tensor for row in tensors for tensor in (row[0], *row[2:])]
             uniforms: list[list[int]] = [[] for _ in members]
             if self.DRAWS:  # export inline if draws
                 for i, row, own in zip(members, tensors, uniforms, strict=True):
-                    row += [draw(self.DRAWS[d], keys[d] + work.firsts[i], work.params[i]) for d in kernel.kernel.normals]
-                    own += [keys[d] + work.firsts[i] for d in kernel.kernel.uniforms]
+                    row += [draw(self.DRAWS[d], keys[d] + work.firsts[i], work.params[i]) for d in kernel.normals]
+                    own += [keys[d] + work.firsts[i] for d in kernel.uniforms]
             kernel(tensors, [*self._given(group, lr).values(), *numbers], uniforms)
             torch.autograd.graph.increment_version(changed)
 
@@ -318,12 +301,14 @@ class RuleOptimizer(Optimizer):
             return False
         work = work._replace(states=bucket.state_views, steps=bucket.step_views)
         flat = Work([bucket.params], [bucket.gather(work.grads)], work.steps[:1], bucket.states, work.firsts[:1])
-        numbers = self._numbers(flat.t, group["total_steps"])
-        keys = self._keys(group, flat.t)
-        if self._is_fused(group, work, lr):
-            self._step_fused(group, flat if self.ELEMENTWISE else work, numbers, keys, lr)
-        elif group["fused"] and lr != 0 and work.params[0].device.type != "cpu":
-            self._step_compiled(group, work, numbers, keys, lr)
+        t = int(work.steps[0].item())
+        numbers = self._numbers(t, group["total_steps"])
+        keys = self._keys(group, t)
+        if group["fused"] and lr != 0:
+            if work.params[0].is_cpu:
+                self._step_fused(group, flat if self.ELEMENTWISE else work, numbers, keys, lr)
+            else:
+                self._step_compiled(group, work, numbers, keys, lr)
         elif lr == 0 or not bucket.interpret(type(self), group, [*self._given(group, lr).values(), *numbers]):
             self._step_part(group, flat, numbers, keys, lr, bucket.reduce)
         torch.autograd.graph.increment_version([*work.params, *(values[0] for values in bucket.states)])
@@ -357,7 +342,12 @@ class RuleOptimizer(Optimizer):
         if total is not None and t >= total and self.NEEDS_TOTAL_STEPS and not self._warned:  # export if decays
             self._warned = True
             warnings.warn(f"{type(self).__name__} goes on past its {total} total_steps: decays hold their last value.", stacklevel=4)
-        return numbers_of(self.numbers, t, total)
+        return numbers_of(self.numbers, t // CHUNK, total)[t % CHUNK]
+
+    def _step_plain(self, group: dict[str, Any], work: Work, numbers: tuple[Any, ...], keys: list[Any], lr: Any) -> None:
+        """As torch's own operations, on many small tensors at once unless each is to be taken by itself."""
+        for part in parts(work, self.ELEMENTWISE, together=group["foreach"] is not False):
+            self._step_part(group, part, numbers, keys, lr)
 
     def _step_part(self, group: dict[str, Any], part: Work, numbers: tuple[Any, ...], keys: list[Any], lr: Any, reduce: Any = None) -> None:
         """The step of one parameter, or of several end to end, in place."""
@@ -384,13 +374,3 @@ class RuleOptimizer(Optimizer):
                 self.state[p][name] = torch.view_as_complex(value) if p.is_complex() else value.clone()
             else:
                 scatter(values, value)
-
-    def _step_on_tensors(self, group: dict[str, Any], work: Work) -> None:
-        """The same with the step count and all that depends on it as tensors, so that nothing has to be read back or compiled anew."""
-        lr = group["lr"].reshape(()) if isinstance(group["lr"], Tensor) else group["lr"]
-        for part in work.each():
-            (step,) = part.steps
-            numbers = self.numbers(step.to(torch.float64), group["total_steps"])
-            keys = self._keys(group, step.to(torch.int64))
-            self._step_part(group, part, numbers, keys, lr)
-            step += 1

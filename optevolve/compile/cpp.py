@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import textwrap
 from typing import NamedTuple
 
 __all__ = ["OPERATIONS", "CppKernel", "Translator", "prelude", "translate"]
@@ -18,8 +19,8 @@ class CppKernel(NamedTuple):
 
     text: str
     constants: tuple[float, ...]  # numbers of the Python text, which follow the hyperparameters and the rule's own numbers
-    uniforms: tuple[int, ...]  # positions among the rule's draws of those that the kernel makes itself  # export if draws
-    normals: tuple[int, ...]  # positions of those that it is given as tensors  # export if draws
+    uniforms: tuple[int, ...]  # positions among the rule's draws of those that the kernel makes itself
+    normals: tuple[int, ...]  # positions of those that it is given as tensors
 
 
 _METHODS = {
@@ -161,7 +162,8 @@ def translate(advance: str, states: int, draws: tuple[str, ...]) -> CppKernel:
         ["pieces[k]", "pointers", "numbers", *(("sizes", "norms.data()") if norms else ()), *(("keys",) if uniforms else ())]
     )
     constants = [*scalars, *(f"k{i}" for i in range(len(translator.constants)))]
-    head = [f"const V {name}(static_cast<float>(numbers[{i}]));" for i, name in enumerate(constants)]
+    named = ", ".join(f"{name}(numbers[{i}])" for i, name in enumerate(constants))
+    head = textwrap.wrap(f"const V {named};", 120, subsequent_indent="    ", break_long_words=False) if named else []
     head.append(f"void* const* tensors = pointers + {len(tensors)} * piece.tensor;")
     for i, name in enumerate(tensors):
         kind = ("WEIGHT", "GRADIENT")[i] if i < 2 else "float"
@@ -195,10 +197,6 @@ def _lines(lines: list[str], indent: int) -> str:
 
 _PRELUDE = """\
 #include <ATen/cpu/vec/vec.h>
-#include <c10/util/BFloat16.h>
-#include <c10/util/Half.h>
-#include <algorithm>
-#include <cmath>
 #include <vector>
 
 using V = at::vec::Vectorized<float>;

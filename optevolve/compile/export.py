@@ -11,27 +11,20 @@ from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
-import numpy.typing as npt
-
 from optevolve.compile import bessel, checkpoint, compiled, contract, cpp, draws, packed, reduce, schedulers, settings, work
 from optevolve.compile import kernel as kernels
 from optevolve.compile.cpp import CppKernel, translate
 from optevolve.compile.emit import RuleText, emit_text
 from optevolve.compile.optax import optax_source
-from optevolve.compile.tailor import imports_for, tailor, without_unused
+from optevolve.compile.self_test import self_test
+from optevolve.compile.tailor import briefly, imports_for, short_signatures, tailor, without_unused
 from optevolve.compile.writing import checked_name, comment, docstring, free_name, names_in, write_python, write_whole
 from optevolve.errors import ExportError
-from optevolve.space.interpret import ReferenceOptimizer
 from optevolve.space.latex import latex
 from optevolve.space.rule import UpdateRule
 from optevolve.space.simplify import simplify
 
 __all__ = ["export", "python_source"]
-
-SELF_TEST_STEPS = 10
-SELF_TEST_SIZE = 6
-SELF_TEST_LR = 0.01
 
 
 def export(
@@ -117,7 +110,7 @@ def _torch_source(rule: UpdateRule, name: str, about: list[str], learning_rate: 
             *([piece(bessel)] if "bessel_i1e" in lean.numbers + lean.advance else []),
             "# Many small tensors as few large ones.",
             piece(packed),
-            *(_kernel_pieces(kernel, tailor(inspect.getsource(CppKernel), features, absent), piece(kernels)) if kernel else []),
+            *(_kernel_pieces(kernel, piece(kernels)) if kernel else []),
             "# The fused step on accelerators, through torch.compile.",
             piece(compiled),
         ]
@@ -133,11 +126,11 @@ def _torch_source(rule: UpdateRule, name: str, about: list[str], learning_rate: 
             "# The schedule.",
             piece(schedulers, *(() if "momentum" in features else ("momentum",))),
             machinery,
-            _self_test(rule, name, fused=kernel is not None),
+            self_test(rule, name, fused=kernel is not None),
         ]
         if part
     )
-    text = _joined(_briefly(without_unused(text, {name, "WarmupCosine", *_OVERRIDES})))
+    text = _joined(short_signatures(briefly(without_unused(text, {name, "WarmupCosine", *_OVERRIDES}))))
     sources = [inspect.getsource(module) for module in _MODULES]
     imports = imports_for(text, [*sources, "import math"])
     return "\n\n".join([_header(name, about, learning_rate, weight_decay), imports, f'__all__ = ["{name}", "WarmupCosine"]\n', text])
@@ -146,8 +139,7 @@ def _torch_source(rule: UpdateRule, name: str, about: list[str], learning_rate: 
 def _names(rule: UpdateRule) -> frozenset[str]:
     """What has a name in the file of any rule, and in this one's."""
     text = emit_text(rule, whole=False, numbers=_NUMBERS)
-    self_test = _SELF_TEST.format(rows="", name="_", lr=0, steps=0, size=0, tolerance=0, options="")
-    return names_in(text.numbers, text.advance, self_test) | _machinery_names() | {"KERNEL", _NUMBERS}
+    return names_in(text.numbers, text.advance, self_test(rule, "_", fused=True)) | _machinery_names() | {"KERNEL", _NUMBERS}
 
 
 @cache
@@ -179,14 +171,11 @@ def rule_draws(text: RuleText) -> bool:
 
 def _needs(rule: UpdateRule, text: RuleText, kernel: CppKernel | None) -> tuple[frozenset[str], frozenset[str]]:
     """What of the machinery the rule needs, and names that its file does without."""
-    tree = ast.parse(text.advance)
-    operators = {type(node.op) for node in ast.walk(tree) if isinstance(node, ast.BinOp)}
     holds = {
         "draws": rule_draws(text), "decays": text.constants["NEEDS_TOTAL_STEPS"], "momentum": rule.kind != "plain",
-        "kernel": kernel is not None, "elementwise": text.constants["ELEMENTWISE"], "add": ast.Add in operators, "sub": True,
-        "div": ast.Div in operators, "ge": ">=" in text.advance, "functions": re.search(r"torch\.|bessel_i1e", text.advance),
+        "states": text.constants["STATES"], "kernel": kernel is not None, "elementwise": text.constants["ELEMENTWISE"],
     }  # fmt: skip
-    absent = {"bucket", "small"}
+    absent = {"bucket"}
     if not rule_draws(text):
         absent |= {"keys", "draws", "DRAWS", "firsts", "first", "seed", "uniforms", "keys_of_p", "random"}
     if "reduce." not in text.advance:
@@ -215,13 +204,15 @@ def _class(
         source = source.replace(
             "needed if the rule has decays; past the end they hold.", "which rules with decays need; this one has none."
         )
+    if "momentum" not in features:
+        source = source.replace(', "momentum": group["momentum"]}', "}")
     source = tailor(source, features, absent)
     class_text = source[source.index("class RuleOptimizer") :]
     arguments = class_text[class_text.index("    Args:") : class_text.index('    """\n')]
     methods = class_text[class_text.index("    def __init__") :]
     used = {key: value for key, value in text.constants.items() if key in ("RULE", "STATES") or f"self.{key}" in methods}
     constants = "\n".join(f"    {key}{': tuple[str, ...]' if value == () else ''} = {_literal(value)}" for key, value in used.items())
-    limits = "\n".join(line for line in source.splitlines() if line.startswith(("_LARGE", "_LONG", "_PLAIN")))
+    limits = "\n".join(line for line in source.splitlines() if line.startswith(("_LARGE", "_PATIENCE", "_PLAIN")))
     equation = text.equation.replace("\\", "\\\\")
     docstring = f'    """Follows the rule\n\n{equation}\n\n{arguments}    """'
     return f"{limits}\n\n\nclass {name}(Optimizer):\n{docstring}\n\n{constants}\n\n{methods}"
@@ -237,17 +228,16 @@ def _kernel(text: RuleText) -> CppKernel | None:
         return None
 
 
-def _kernel_pieces(kernel: CppKernel, record: str, machinery: str) -> list[str]:
+def _kernel_pieces(kernel: CppKernel, machinery: str) -> list[str]:
     """The machinery of the fused step: the text that is compiled, and how."""
-    values = {key: value for key, value in kernel._asdict().items() if f"    {key}: " in record}
+    values = {key: value for key, value in kernel._asdict().items() if f"    {key}: " in machinery}
     code = values.pop("text")
     long = "  # noqa: E501" if max(map(len, code.splitlines())) > 140 else ""
     fields = "".join(f"    {key}={value!r},\n" for key, value in values.items())
     return [
         "# The fused step on the CPU: `advance` in C++, compiled when first needed and kept in a folder for other processes.",
-        record,
-        f'KERNEL = CppKernel(\n{fields}    text="""\\\n{code}""",{long}\n)',
         machinery,
+        f'KERNEL = FusedStep(\n{fields}    text="""\\\n{code}""",{long}\n)',
     ]
 
 
@@ -267,20 +257,6 @@ def _body(source: str) -> str:
         if named or docstring or isinstance(node, ast.Import | ast.ImportFrom):
             dropped.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     return "\n".join(line for number, line in enumerate(source.splitlines(), 1) if number not in dropped).strip("\n")
-
-
-def _briefly(source: str) -> str:
-    """Of what is called from within the file alone, the docstrings' first paragraphs."""
-    lines = source.splitlines()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) and node.name not in _OVERRIDES:
-            documented = node.body[0]
-            first, last = documented.lineno - 1, (documented.end_lineno or 0) - 1
-            blank = next((i for i in range(first, last) if not lines[i].strip()), last)
-            if blank < last:
-                lines[blank - 1] += '"""'
-                lines[blank : last + 1] = [_GONE] * (last + 1 - blank)
-    return "\n".join(line for line in lines if line is not _GONE) + "\n"
 
 
 def _joined(text: str) -> str:
@@ -320,96 +296,17 @@ def _about(
     return lines
 
 
-def recorded_trajectory(rule: UpdateRule) -> npt.NDArray[np.float32]:
-    """Weights of the numpy reference at every step of the self-test, shape (steps, size)."""
-    start, gradients = _self_test_inputs()
-    reference = ReferenceOptimizer(rule, (SELF_TEST_SIZE,), SELF_TEST_STEPS)
-    w, rows = start, []
-    for g in gradients:
-        w = reference.step(w, g, SELF_TEST_LR, 0.9)
-        rows.append(w)
-    return np.stack(rows).astype(np.float32)
-
-
-def _self_test_inputs() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    element, step = np.arange(SELF_TEST_SIZE), np.arange(SELF_TEST_STEPS)[:, None]
-    return np.cos(element).astype(np.float32), np.sin(1.3 * element + 0.7 * step + 0.1).astype(np.float32)
-
-
-def _tolerance(rule: UpdateRule, recorded: npt.NDArray[np.float32]) -> float:
-    """1e-5, or more for rules that amplify rounding: four times what the optimizer here differs by."""
-    import torch
-
-    from optevolve.compile.build import build
-
-    start, gradients = _self_test_inputs()
-    w = torch.nn.Parameter(torch.from_numpy(start.copy()))
-    optimizer = build(rule, [w], SELF_TEST_LR, SELF_TEST_STEPS)
-    worst = 0.0
-    for g, expected in zip(gradients, recorded, strict=True):
-        w.grad = torch.from_numpy(g)
-        optimizer.step()
-        error = np.abs(w.detach().numpy() - expected) / (1 + np.abs(expected))
-        worst = max(worst, float(np.max(error[np.isfinite(error)], initial=0.0)))
-    return float(f"{max(1e-5, 4 * worst):.1e}")
-
-
-def _self_test(rule: UpdateRule, name: str, fused: bool) -> str:
-    recorded = recorded_trajectory(rule)
-
-    def number(value: np.float32) -> str:
-        return f"{value:.9g}" if np.isfinite(value) else f'float("{value}")'
-
-    rows = "\n".join(f"    [{', '.join(number(value) for value in row)}]," for row in recorded)
-    options = ['{"foreach": False, "fused": False}', '{"foreach": True}', '{"capturable": True}', *(['{"fused": True}'] if fused else [])]
-    return _SELF_TEST.format(
-        rows=rows, name=name, lr=SELF_TEST_LR, steps=SELF_TEST_STEPS, size=SELF_TEST_SIZE, tolerance=_tolerance(rule, recorded),
-        options=", ".join(options),
-    )  # fmt: skip
-
-
-_GONE = "(left out)"
 _NUMBERS = "numbers_at"
 _MODULES = (contract, work, settings, checkpoint, reduce, draws, bessel, packed, cpp, kernels, compiled, schedulers)
 _OVERRIDES = ("step", "add_param_group", "load_state_dict", "get_lr", "restype")
 
 # How the class of one rule says what `RuleOptimizer` says for any.
 _SPELLINGS = {
-    "fused_step(type(self).advance, len(self.STATES), self.DRAWS, ": "loaded(KERNEL, ",
+    "self._kernel(group, work, *types)": 'loaded(KERNEL, *types, group["maximize"])',
     "type(self).advance": "advance",
     "self.advance(": "advance(",
     "add_param_group(self, param_group)": "super().add_param_group(param_group)",
     "self.numbers": _NUMBERS,
     " and self.NEEDS_TOTAL_STEPS": "",
+    " and not self._flat": "",
 }
-
-_SELF_TEST = '''
-# Weights after each step of the self-test, from a numpy implementation of the same rule.
-RECORDED: list[list[float]] = [
-{rows}
-]
-
-
-def self_test() -> None:
-    """Replays the recorded trajectory in each way to run the step, interrupted and resumed from a checkpoint in the middle."""
-    element = torch.arange({size}, dtype=torch.float64)
-    ways: list[dict[str, bool]] = [{options}]
-    for options in ways:
-        w = torch.nn.Parameter(torch.cos(element).float())
-        optimizer = {name}([w], lr={lr}, total_steps={steps}, **options)
-        for t, expected in enumerate(RECORDED):
-            if t == {steps} // 2:
-                checkpoint = optimizer.state_dict()
-                optimizer = {name}([w], lr={lr}, total_steps={steps}, **options)
-                optimizer.load_state_dict(checkpoint)
-            w.grad = torch.sin(1.3 * element + 0.7 * t + 0.1).float()
-            optimizer.step()
-            message = f"step {{t}} with {{options}}: {{w.tolist()}} instead of {{expected}}"
-            recorded = torch.tensor(expected, dtype=torch.float32)
-            torch.testing.assert_close(w.detach(), recorded, rtol={tolerance}, atol={tolerance}, equal_nan=True, msg=message)
-    print(f"{name}: {{len(RECORDED)}} steps agree with the recorded trajectory")
-
-
-if __name__ == "__main__":
-    self_test()
-'''

@@ -19,12 +19,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from optevolve.compile.cpp import CppKernel, translate
+from optevolve.compile.cpp import translate
 
 __all__ = ["FusedStep", "fused_step", "library", "pointers_of", "shared_object"]
 
@@ -32,13 +32,14 @@ _ELEMENT_TYPES = {torch.float32: "float", torch.bfloat16: "c10::BFloat16", torch
 _VECTOR_FLAGS = {"AVX512": "-mavx512f -mavx512dq -mavx512vl -mavx512bw -mavx2 -mfma -mf16c", "AVX2": "-mavx2 -mfma -mf16c"}
 
 
-class FusedStep:
+class FusedStep(NamedTuple):
     """A compiled kernel: one step of a rule on any number of parameters."""
 
-    def __init__(self, kernel: CppKernel, function: Any) -> None:
-        self.kernel = kernel
-        self.function = function
-        self.function.restype = None
+    text: str  # C++, without its element types; see `translate`
+    constants: tuple[float, ...]  # numbers of the Python text, which follow the hyperparameters and the rule's own numbers
+    uniforms: tuple[int, ...]  # positions among the rule's draws of those that the kernel makes itself  # export if draws
+    normals: tuple[int, ...]  # positions of those that it is given as tensors  # export if draws
+    function: Any = None  # once it is loaded
 
     def __call__(self, tensors: Sequence[Sequence[Tensor]], scalars: Sequence[float], keys: Sequence[Sequence[int]]) -> None:
         """Advances weights and states in place.
@@ -51,7 +52,7 @@ class FusedStep:
             RuntimeError: if the memory of a tensor was freed.
         """
         pointers = pointers_of([tensor for row in tensors for tensor in row])
-        values = [*scalars, *self.kernel.constants]
+        values = [*scalars, *self.constants]
         arguments = [
             ctypes.c_int64(len(tensors)),
             (ctypes.c_void_p * len(pointers))(*pointers),
@@ -59,7 +60,7 @@ class FusedStep:
             (ctypes.c_double * len(values))(*values),
             ctypes.c_int(torch.get_num_threads()),
         ]
-        if self.kernel.uniforms:  # export if draws
+        if self.uniforms:  # export if draws
             flat_keys = [key & 0xFFFFFFFF for row in keys for key in row]
             arguments.append((ctypes.c_uint32 * len(flat_keys))(*flat_keys))
         self.function(*arguments)
@@ -92,31 +93,30 @@ def fused_step(  # export never
         maximize: whether the gradient is negated.
     """
     try:
-        kernel = translate(textwrap.dedent(inspect.getsource(advance)), states, draws)
+        kernel = FusedStep(*translate(textwrap.dedent(inspect.getsource(advance)), states, draws))
     except NotImplementedError:  # rows, columns, orthogonalisation: torch's own kernels are the fast way
         return None
     return loaded(kernel, weights, gradient, maximize)
 
 
 @cache
-def loaded(kernel: CppKernel, weights: torch.dtype, gradient: torch.dtype, maximize: bool) -> FusedStep | None:
+def loaded(kernel: FusedStep, weights: torch.dtype, gradient: torch.dtype, maximize: bool) -> FusedStep | None:
     """The kernel compiled for these element types, with the gradient negated or not; None where that cannot be."""
     if weights not in _ELEMENT_TYPES or gradient not in _ELEMENT_TYPES:
         return None
     settings = {"WEIGHT": _ELEMENT_TYPES[weights], "GRADIENT": _ELEMENT_TYPES[gradient], "MAXIMIZE": str(maximize).lower()}
     found = library("".join(f"#define {name} {value}\n" for name, value in settings.items()) + kernel.text, "step")
-    return None if found is None else FusedStep(kernel, found.step)
+    return None if found is None else kernel._replace(function=found.step)
 
 
 def library(text: str, *functions: str) -> ctypes.CDLL | None:
     """The compiled text, loaded, with these functions; None, said once, where it cannot be compiled, kept or loaded."""
     try:
-        path = shared_object(text)
-        if path is None:
+        if (path := shared_object(text)) is None:
             return None
         found = ctypes.CDLL(str(path))
         for name in functions:
-            getattr(found, name)
+            getattr(found, name).restype = None
         return found
     except (OSError, RuntimeError, AttributeError) as error:  # a user without a home; a library of others
         _say_once(f"{error}. Name a folder that can be written to and run from in $RULE_KERNEL_CACHE")
@@ -132,13 +132,13 @@ def shared_object(text: str) -> Path | None:
     capability = torch.backends.cpu.get_cpu_capability()
     vectors = capability if capability in _VECTOR_FLAGS else "DEFAULT"
     flags = ["-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-w"]
-    flags += [f"-DCPU_CAPABILITY={vectors}", f"-DCPU_CAPABILITY_{vectors}", *_VECTOR_FLAGS.get(vectors, "").split()]
-    flags += os.environ.get("CXXFLAGS", "").split()
+    flags += [f"-DCPU_CAPABILITY={vectors}", f"-DCPU_CAPABILITY_{vectors}"]
+    flags += f"{_VECTOR_FLAGS.get(vectors, '')} {os.environ.get('CXXFLAGS', '')}".split()
     digest = hashlib.sha256("\n".join([text, *flags, torch.__version__, sys.platform]).encode()).hexdigest()[:32]
     named = os.environ.get("RULE_KERNEL_CACHE")
     folder = Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_rule_kernels")
     for path in sorted(folder.glob(f"{digest}-*.so")):
-        if path.stem == f"{digest}-{_hash_of(path)}":
+        if path.stem == f"{digest}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}":
             return path
         _say_once(f"{path} is damaged, and is made anew", "A compiled step was not loaded")
     compiler = next((found for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name and (found := shutil.which(name))), None)
@@ -159,13 +159,9 @@ def shared_object(text: str) -> Path | None:
             return None
         for damaged in folder.glob(f"{digest}-*.so"):
             damaged.unlink(missing_ok=True)
-        path = folder / f"{digest}-{_hash_of(made)}.so"
+        path = folder / f"{digest}-{hashlib.sha256(made.read_bytes()).hexdigest()[:16]}.so"
         made.replace(path)  # atomic: another process sees all of it or nothing
     return path
-
-
-def _hash_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 @cache

@@ -18,39 +18,31 @@ __all__ = ["join", "parts", "scatter"]
 _ON_CPU, _ELSEWHERE = 2**15, 2**21  # elements of a part: those that stay in the cache, and those that keep a GPU busy
 
 
-def parts(work: Work, elementwise: bool) -> Iterator[Work]:
+def parts(work: Work, elementwise: bool, together: bool) -> Iterator[Work]:
     """The work in parts: tensors of one kind that together are small, or a piece of a large one.
 
     Args:
         work: what a step works on; no distributed tensors.
         elementwise: whether a tensor may be cut into pieces.
+        together: whether small tensors may be taken together.
     """
-    kinds: dict[object, list[int]] = {}
-    for i, (p, g) in enumerate(zip(work.params, work.grads, strict=True)):
-        kind = i if hasattr(p, "to_local") else (p.dtype, g.dtype, p.device, *(values[i].dtype for values in work.states))
-        kinds.setdefault(kind, []).append(i)
-    for members in kinds.values():
-        most = _ON_CPU if work.params[members[0]].device.type == "cpu" else _ELSEWHERE
-        together: list[int] = []
-        size = 0
-        for i in members:
-            own = work.params[i].numel()
-            if own > most:
-                yield from _pieces(work.only([i]), most) if elementwise else [work.only([i])]
-                continue
-            if size + own > most:
-                yield work.only(together)
-                together, size = [], 0
-            together.append(i)
-            size += own
-        if together:
-            yield work.only(together)
+    sizes: dict[object, int] = {}
+    groups: dict[object, list[int]] = {}
+    for i, (p, g, *states) in enumerate(zip(work.params, work.grads, *work.states, strict=True)):
+        most = _ON_CPU if p.is_cpu else _ELSEWHERE
+        packs = together and p.numel() <= most and not hasattr(p, "to_local")
+        kind = (p.device, p.dtype, g.dtype, *(state.dtype for state in states), -1 if packs else i)
+        sizes[kind] = sizes.get(kind, 0) + p.numel()
+        groups.setdefault((kind, sizes[kind] // most), []).append(i)
+    for members in groups.values():
+        yield from _pieces(work.only(members)) if elementwise and len(members) == 1 else [work.only(members)]
 
 
-def _pieces(whole: Work, most: int) -> Iterator[Work]:
-    """One tensor, in pieces if it lies in memory without gaps."""
+def _pieces(whole: Work) -> Iterator[Work]:
+    """One tensor, in pieces if it is large and lies in memory without gaps."""
     tensors = [whole.params[0], whole.grads[0].contiguous(), *(values[0] for values in whole.states)]
-    if hasattr(tensors[0], "to_local") or not all(tensor.is_contiguous() for tensor in tensors):
+    most = _ON_CPU if tensors[0].is_cpu else _ELSEWHERE
+    if hasattr(tensors[0], "to_local") or tensors[0].numel() <= most or not all(tensor.is_contiguous() for tensor in tensors):
         yield whole
         return
     columns = [torch.split(plain(tensor).view(-1), most) for tensor in tensors]

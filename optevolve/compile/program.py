@@ -185,5 +185,4 @@ def _kernel() -> Any:
     run = loaded.run
     integer, pointer = ctypes.c_int64, ctypes.c_void_p
     run.argtypes = [integer, pointer, pointer, integer, pointer, integer, pointer, integer, integer, pointer, integer]
-    run.restype = None
     return run

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from optevolve.compile.work import step_count
 
-__all__ = ["check_settings", "is_within", "unknown_keys", "unknown_settings"]
+__all__ = ["GROUP_KEYS", "check_settings", "is_within", "unknown_settings"]
 
-# Keys of a group of parameters that are no settings: torch's own, those of its schedulers, and what users tell groups apart by.
-_KEYS = {"params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "lr_scale"}
+# What a group of parameters may hold beside settings: torch's own, what its schedulers put there, and what users tell groups apart by.
+GROUP_KEYS = {"params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "lr_scale"}
 
 
 def is_within(value: Any, low: float, high: float = math.inf) -> bool:
@@ -22,11 +22,6 @@ def is_within(value: Any, low: float, high: float = math.inf) -> bool:
         return bool(low <= value <= high) and math.isfinite(value)
     except (TypeError, ValueError, RuntimeError):  # text, nothing, several numbers
         return False
-
-
-def unknown_keys(group: Iterable[str], defaults: Iterable[str]) -> list[str]:
-    """What a group of parameters has that is no setting, and that torch, its schedulers and users do not put there either."""
-    return sorted(set(group) - set(defaults) - _KEYS)
 
 
 def unknown_settings(name: str, defaults: Mapping[str, Any], unknown: Iterable[str]) -> str:
@@ -57,23 +52,17 @@ def check_settings(name: str, group: Mapping[str, Any], needs_total_steps: bool)
     lr, total = group["lr"], group["total_steps"]
     if lr is None:  # export never
         raise ValueError(f"Expected lr, since no learning rate is recommended for {name}, got None.")
-    if isinstance(lr, Tensor):
-        if lr.numel() != 1:
-            raise ValueError(f"Tensor lr must be 1-element. Expected a number or one element, got shape {tuple(lr.shape)}.")
-        if group["foreach"] and not group["capturable"]:
-            raise ValueError("Expected a number as lr, got a tensor with foreach=True. Set capturable=True or foreach=False.")
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError(f"Tensor lr must be 1-element. Expected a number or one element, got shape {tuple(lr.shape)}.")
+    if isinstance(lr, Tensor) and group["foreach"] and not group["capturable"]:
+        raise ValueError("Expected a number as lr, got a tensor with foreach=True. Set capturable=True or foreach=False.")
     for key, high in (("lr", math.inf), ("momentum", 1), ("weight_decay", math.inf)):
         if not isinstance(group[key], Tensor) and not is_within(group[key], 0, high):
-            allowed = "in [0, 1]" if high == 1 else "of at least 0"
-            raise ValueError(f"Expected {key} {allowed}, a number, got {group[key]!r}.")
+            raise ValueError(f"Expected {key} {'in [0, 1]' if high == 1 else 'of at least 0'}, a number, got {group[key]!r}.")
     if total is None and needs_total_steps:  # export if decays
-        raise ValueError(
-            f"Expected total_steps, since the rule has decays ({group['rule']}), got None. Give the number of steps of the run."
-        )
+        raise ValueError(f"Expected total_steps, since the rule has decays ({group['rule']}), got None. Give the steps of the run.")
     if total is not None:
         step_count(total)
-    for other in ("foreach", "differentiable"):
-        if group["fused"] and group[other]:
-            raise RuntimeError(f"Expected at most one of fused and {other}, got both.")
-    if group["differentiable"] and group["foreach"]:
-        raise RuntimeError("Expected differentiable without foreach, which writes in place.")
+    ways = [way for way in ("fused", "foreach", "differentiable") if group[way]]
+    if len(ways) > 1:
+        raise RuntimeError(f"Expected at most one of fused, foreach and differentiable, got {' and '.join(ways)}. Leave the others out.")

@@ -2,7 +2,7 @@
 
 Lines of the modules that go into exported files say when they go along:
 
-- `# export if draws`, `# export unless draws`, `# export never`: the statement that begins on the line, or the line of a list;
+- `# export if draws`, `# export unless draws`, `# export never`: the statement that begins on the line, or the line of a list or decorator;
 - `# export inline if draws`: a statement whose condition holds in every file that has it, so that only its body goes along.
 
 Names that are absent vanish as arguments, parameters, elements and targets of assignments. Then definitions that nothing refers to go.
@@ -16,7 +16,10 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from functools import lru_cache
 
-__all__ = ["imports_for", "tailor", "without_unused"]
+__all__ = ["briefly", "imports_for", "short_signatures", "tailor", "without_unused"]
+
+_LONGEST = 140
+_GONE = "(left out)"
 
 _Located = ast.expr | ast.arg | ast.keyword
 _MARK = re.compile(r" *# export (?:(never)|(inline )?(if|unless) (\w+))$")
@@ -50,7 +53,6 @@ def _marked(source: str, features: Collection[str]) -> tuple[dict[int, str | Non
     starts: dict[int, ast.stmt] = {}
     for found in ast.walk(ast.parse(source)):
         if isinstance(found, ast.stmt):
-            starts.setdefault(_first_line(found), found)
             starts.setdefault(found.lineno, found)
     inlined = []
     for number, line in list(lines.items()):
@@ -211,6 +213,32 @@ def imports_for(source: str, modules: Collection[str]) -> str:
         block = 0 if "__future__" in line else 2 if line.split()[1].split(".")[0] == "torch" else 1
         blocks[block].append(line + ", ".join(sorted(found[line], key=lambda n: (not n.isupper(), not n[:1].isupper(), n))))
     return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def briefly(source: str) -> str:
+    """The text with the first paragraph alone of every function's docstring: the class says what its arguments are."""
+    lines = source.splitlines()
+    for node in reversed([node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and ast.get_docstring(node)]):
+        first, last = node.body[0].lineno - 1, (node.body[0].end_lineno or 0) - 1
+        blank = next((i for i in range(first, last) if not lines[i].strip()), None)
+        if blank is not None:
+            lines[blank - 1 : last + 1] = [lines[blank - 1] + '"""', *[_GONE] * (last - blank + 1)]
+    return "\n".join(line for line in lines if line is not _GONE) + "\n"
+
+
+def short_signatures(source: str) -> str:
+    """The text with a function's arguments on one line where they fit, now that some have gone."""
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.FunctionDef) or not lines[node.lineno - 1].endswith("("):
+            continue
+        head, last = lines[node.lineno - 1], next(i for i in range(node.lineno, len(lines)) if lines[i].lstrip().startswith(")"))
+        arguments = " ".join(line.strip() for line in lines[node.lineno : last]).rstrip(",")
+        if len(whole := head + arguments + lines[last].lstrip()) <= _LONGEST:
+            lines[node.lineno - 1 : last + 1] = [whole, *[_GONE] * (last - node.lineno + 1)]
+        elif len(inner := " " * (node.col_offset + 4) + arguments) <= _LONGEST:
+            lines[node.lineno : last] = [inner, *[_GONE] * (last - node.lineno - 1)]
+    return "\n".join(line for line in lines if line is not _GONE) + "\n"
 
 
 def _tidy(source: str) -> str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["LOW_PRECISION", "Work", "numbers_of", "plain", "shard_offset", "state_dtype", "step_count"]
+__all__ = ["CHUNK", "LOW_PRECISION", "Work", "numbers_of", "plain", "shard_offset", "state_dtype", "step_count"]
 
 LOW_PRECISION = (torch.bfloat16, torch.float16)
-_CHUNK = 512  # steps whose numbers are computed at once
+CHUNK = 512  # steps whose numbers are computed at once
 
 
 class Work(NamedTuple):
@@ -25,31 +25,18 @@ class Work(NamedTuple):
     states: list[list[Tensor]]
     firsts: Sequence[int] = ()
 
-    @property
-    def t(self) -> int:
-        """The step that they are at, from 0."""
-        return int(self.steps[0].item())
-
-    def by_step(self) -> list[Work]:
-        """The parts that are at the same step; nearly always one."""
+    def by_step(self) -> list[tuple[int, Work]]:
+        """The parts that are at the same step, nearly always one, beside that step, from 0."""
         counts = [int(step.item()) for step in self.steps]
         if len(set(counts)) == 1:
-            return [self]
-
-        return [self.only([i for i, count in enumerate(counts) if count == t]) for t in sorted(set(counts))]
-
-    def each(self) -> Iterator[Work]:
-        """Every parameter by itself."""
-        return (self.only([i]) for i in range(len(self.params)))
+            return [(counts[0], self)]
+        return [(t, self.only([i for i, count in enumerate(counts) if count == t])) for t in sorted(set(counts))]
 
     def only(self, members: Sequence[int]) -> Work:
         """The work on some of the parameters."""
-
-        def at(values: Sequence[Any]) -> list[Any]:
-            return [values[i] for i in members]
-
-        firsts = at(self.firsts) if self.firsts else ()
-        return Work(at(self.params), at(self.grads), at(self.steps), [at(values) for values in self.states], firsts)
+        params, grads, steps, *states = ([of[i] for i in members] for of in (self.params, self.grads, self.steps, *self.states))
+        firsts = [self.firsts[i] for i in members] if self.firsts else ()
+        return Work(params, grads, steps, states, firsts)
 
 
 def step_count(total: Any) -> int:
@@ -67,16 +54,12 @@ def step_count(total: Any) -> int:
     return count
 
 
-def numbers_of(numbers: Callable[..., tuple[Tensor, ...]], t: int, total: int | None) -> tuple[float, ...]:
-    """The rule's numbers at step t, computed for many steps at once."""
-    return _rows(numbers, t // _CHUNK, total)[t % _CHUNK]
-
-
 @lru_cache(maxsize=64)
-def _rows(numbers: Callable[..., tuple[Tensor, ...]], chunk: int, total: int | None) -> list[tuple[float, ...]]:
-    t = torch.arange(chunk * _CHUNK, (chunk + 1) * _CHUNK, dtype=torch.float64)
+def numbers_of(numbers: Callable[..., tuple[Tensor, ...]], chunk: int, total: int | None) -> list[tuple[float, ...]]:
+    """The rule's numbers at each of the `CHUNK` steps from `chunk * CHUNK` on."""
+    t = torch.arange(chunk * CHUNK, (chunk + 1) * CHUNK, dtype=torch.float64)
     columns = [column.tolist() for column in numbers(t, total)]
-    return list(zip(*columns, strict=True)) if columns else [()] * _CHUNK
+    return list(zip(*columns, strict=True)) if columns else [()] * CHUNK
 
 
 def state_dtype(p: Tensor) -> torch.dtype:

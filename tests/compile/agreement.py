@@ -112,11 +112,11 @@ def kernel_of(rule: UpdateRule) -> CppKernel | None:
 
 
 @contextmanager
-def kernels_from_one_library(rules: Iterable[UpdateRule]) -> Iterator[set[UpdateRule]]:
+def kernels_from_one_library(rules: Iterable[UpdateRule], optimization: str = "-O0") -> Iterator[set[UpdateRule]]:
     """Makes `fused=True` take the kernels of these rules, float32 and descending, from one library; gives the rules that have one."""
     kernels = {rule: kernel for rule in rules if (kernel := kernel_of(rule))}
-    functions = compiled_together(kernel.text for kernel in kernels.values())
-    made = {class_of(rule).advance: FusedStep(kernel, functions[kernel.text]) for rule, kernel in kernels.items()}
+    functions = compiled_together((kernel.text for kernel in kernels.values()), optimization)
+    made = {class_of(rule).advance: FusedStep(*kernel, functions[kernel.text]) for rule, kernel in kernels.items()}
 
     def found(advance: Any, states: int, draws: tuple[str, ...], *types: Any) -> Any:
         if advance in made and types == (torch.float32, torch.float32, False):

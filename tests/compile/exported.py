@@ -1,25 +1,18 @@
-"""Rules as users get them: written to files, and the classes loaded from there."""
+"""Rules as users get them: written to files, and the classes loaded from there. Fixtures are in `conftest`."""
 
 import importlib.util
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
-import pytest
+import torch
 
-from optevolve.compile import export
-from optevolve.library import ZOO
-from optevolve.space import parse
-from optevolve.space.rule import UpdateRule
-from tests.compile.agreement import ZOO_NAMES
+from tests.compile.agreement import compiled_together
+from tests.compile.selection import KINDS, NAMED, WHOLE
 
-# Every published rule, and what none of them is made of.
-RULES: dict[str, UpdateRule] = {name: ZOO[name].rule for name in ZOO_NAMES} | {
-    "draws": parse("dropout(a4 * g, 0.3) + noise"),
-    "norms_and_draws": parse("-momentum: clip_norm(v_hat + dropout(g, 0.3)) + 0.01 * noise + normalize(g) * sigmoid(w)"),
-    "matrices": parse("nesterov: row_normalize(v) + column_normalize(g) + sign(g)"),
-    "no_tensor": parse("a1"),
-}
+# One of every kind, and what no published rule is made of.
+RULES = {name: rule for name, rule in NAMED.items() if WHOLE or name in (*KINDS, "norms_and_draws", "matrices", "no_tensor")}
 
 
 def load(path: Path) -> ModuleType:
@@ -31,14 +24,15 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="session")
-def exported_files(tmp_path_factory) -> dict[str, Path]:
-    """The file of each rule."""
-    folder = tmp_path_factory.mktemp("exported")
-    return {name: export(rule, folder / f"exported_{name}.py", name="Exported") for name, rule in RULES.items()}
+def share_kernels(modules: Iterable[ModuleType]) -> None:
+    """Makes the files take their kernels, float32 and descending, from one library; other types are compiled as the file does."""
+    fused = [module for module in modules if hasattr(module, "KERNEL")]
+    functions = compiled_together(module.KERNEL.text for module in fused)
 
+    def share(module: ModuleType) -> None:
+        own = module.loaded
+        kernel = module.KERNEL._replace(function=functions[module.KERNEL.text])
+        module.loaded = lambda text, *types: kernel if types == (torch.float32, torch.float32, False) else own(text, *types)
 
-@pytest.fixture(scope="session")
-def exported(exported_files) -> dict[str, type]:
-    """The class of each rule, from its file."""
-    return {name: load(path).Exported for name, path in exported_files.items()}
+    for module in fused:
+        share(module)

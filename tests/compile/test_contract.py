@@ -22,8 +22,10 @@ def rules_for(check: str) -> list:
 
 @pytest.fixture(scope="module")
 def kernels() -> Iterator[None]:
-    """Those of all rules in the checks that ask for one, made at once."""
-    with kernels_from_one_library(dict.fromkeys(rule for check in contract_checks.FUSED for rule in rules_for(check))):
+    """Those of all rules in the checks that ask for one, or step for so long that rules take one, made at once."""
+    rules = [rule for check in contract_checks.FUSED for rule in rules_for(check)]
+    others = [rule for check in CHECKS for rule in rules_for(check) if class_of(rule).DRAWS or not class_of(rule).ELEMENTWISE]
+    with kernels_from_one_library(dict.fromkeys([*rules, *others])):
         yield
 
 

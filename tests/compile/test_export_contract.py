@@ -9,35 +9,27 @@ import pytest
 import torch
 import torch._dynamo.testing
 
-from tests.compile.agreement import ZOO_NAMES, assert_agree, trained
+from tests.compile.agreement import assert_agree, trained
 from tests.compile.contract_checks import CHECKS
-from tests.compile.exported import RULES, exported, exported_files
+from tests.compile.exported import RULES
+from tests.compile.selection import KINDS, WHOLE, try_each
 
-__all__ = ["exported", "exported_files"]
 
-
-@pytest.mark.parametrize("rule", [*ZOO_NAMES, "draws", "matrices"])
 @pytest.mark.parametrize("check", CHECKS)
-def test_contract(check: str, rule: str, exported) -> None:
-    CHECKS[check](exported[rule])
+def test_contract(check: str, exported) -> None:
+    rules = [name for name in RULES if WHOLE or name in KINDS or name == "matrices"]
+    try_each(rules, lambda rule: CHECKS[check](exported[rule]))
 
 
-@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"capturable": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"fused": True}, {"foreach": True}, {"capturable": True}], ids=str)
 def test_every_rule_follows_the_reference(options: dict, exported) -> None:
-    for name, rule in RULES.items():
-        assert_agree(rule, trained(rule, exported[name], **options))
-
-
-@pytest.mark.parametrize("rule", ["opt6", "norms_and_draws"])
-def test_the_kernel_in_the_file_follows_the_reference(rule: str, exported, monkeypatch) -> None:
-    monkeypatch.setenv("CXXFLAGS", "-O1")
-    assert_agree(RULES[rule], trained(RULES[rule], exported[rule], fused=True))
+    try_each(RULES, lambda name: assert_agree(RULES[name], trained(RULES[name], exported[name], **options)))
 
 
 def test_a_compiled_training_step_does_not_recompile_as_lr_changes(exported) -> None:
     torch._dynamo.reset()
     compiled, eager = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
-    first, second = (exported["opt10"]([p], 0.1, 50) for p in (compiled, eager))
+    first, second = (exported["opt10"]([p], 0.1, 50, fused=False) for p in (compiled, eager))
     frames = torch._dynamo.testing.CompileCounter()
 
     @torch.compile(backend=frames)

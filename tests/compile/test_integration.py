@@ -30,7 +30,7 @@ def compiled_beside_eager(rule, lr) -> None:
     compiled = torch.nn.Linear(4, 2)
     eager = copy.deepcopy(compiled)
     first = build(rule, compiled.parameters(), copy.deepcopy(lr), TOTAL)
-    second = build(rule, eager.parameters(), copy.deepcopy(lr), TOTAL)
+    second = build(rule, eager.parameters(), copy.deepcopy(lr), TOTAL, fused=False)
     scheduler, twin = lr_scheduler.ExponentialLR(first, 0.9), lr_scheduler.ExponentialLR(second, 0.9)
     frames = torch._dynamo.testing.CompileCounter()
 
