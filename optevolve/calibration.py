@@ -36,9 +36,10 @@ from optevolve.run.driver import drive
 from optevolve.run.local import LocalRunner
 from optevolve.run.session import available_cores, require_device
 from optevolve.run.store import Study
+from optevolve.run.trial import check_tasks
 from optevolve.space import UpdateRule
 from optevolve.space.paper_notation import parse_paper
-from optevolve.tasks import AnyTask, check_task, load, spec_for, spec_of
+from optevolve.tasks import AnyTask, spec_for, spec_of
 
 __all__ = ["Agreement", "Reference", "agreement", "calibrate", "choose", "read_log", "told_apart"]
 
@@ -227,7 +228,7 @@ def calibrate(
     chosen = choose(references, rules, spread)
     if len(chosen) < 3:
         raise DataError(f"{reference} has {len(chosen)} rules that pass the integrity check; at least 3 are needed.")
-    check_task(load(spec))
+    check_tasks([spec])
     definitions = definitions_of([spec])
     folder = Path(out)
     place, text = folder / "study.db", to_toml(config)

@@ -34,8 +34,9 @@ from optevolve.run.early_end import Hopeful
 from optevolve.run.folder import FREE, config_of, write_text
 from optevolve.run.session import require_device, session
 from optevolve.run.store import Study
+from optevolve.run.trial import check_tasks
 from optevolve.space import UpdateRule, parse
-from optevolve.tasks import AnyTask, check_task, listed, load, spec_for, spec_of
+from optevolve.tasks import AnyTask, listed, spec_for, spec_of
 
 __all__ = ["PROTOCOLS", "WEIGHT_DECAYS", "compare", "name_of"]
 
@@ -98,8 +99,7 @@ def compare(
     require_device(config)
     if data is not None:
         os.environ["OPTEVOLVE_DATA"] = str(Path(data).resolve())
-    for spec in specs:
-        check_task(load(spec))
+    check_tasks(specs)
     definitions_of(specs)
     told = listener(progress)
     folder = Path(out)

@@ -34,10 +34,11 @@ from optevolve.run.early_end import ALIKE, Hopeful, ended, name_of_stage, requir
 from optevolve.run.folder import has_run, open_run
 from optevolve.run.session import Session, require_device, session
 from optevolve.run.store import Study
+from optevolve.run.trial import check_tasks
 from optevolve.run.watch import Callback
 from optevolve.several import join, split
 from optevolve.space.grammar import grammar
-from optevolve.tasks import AnyTask, TaskCheck, check_task, listed, load, spec_for, spec_of
+from optevolve.tasks import AnyTask, TaskCheck, listed, load, spec_for, spec_of
 
 __all__ = ["Leader", "Result", "comparisons", "evaluate", "leaderboard", "report", "require_tasks", "resume", "search", "why_ended"]
 
@@ -139,6 +140,11 @@ def _run(
                     study.note("floors", said=floors)
                 if isinstance(told, Progress):
                     told.note(floors)
+                    if work.cut_off:
+                        told.note(
+                            f"The last sitting was cut off, killed or with the machine, while it measured {' and '.join(work.cut_off)}. "
+                            "If that happens again, look at what the task does to other processes."
+                        )
                 sameness = Sameness(config.search.sameness)
                 work(_reference(config), config.search.lookahead)
                 search = _SearchSource(config)
@@ -223,7 +229,7 @@ def evaluate(
             raise RunEndedError(why)
         with _session(now, study, workers, progress, folder, tasks=list(chosen)) as work:
             try:
-                _check_tasks(list(chosen))
+                check_tasks(list(chosen))
                 work(_final_evaluation(now, contestants, chosen), config.search.lookahead)
             finally:
                 write_results(folder, study, config)
@@ -382,12 +388,7 @@ def _ready(config: RunConfig) -> dict[str, TaskCheck]:
     _find_data(config)
     _baselines(config)
     require_tasks(config)
-    return _check_tasks(_tasks_of(config))
-
-
-def _check_tasks(specs: Sequence[str]) -> dict[str, TaskCheck]:
-    """Whether the tasks keep the protocol, before hours are spent on them."""
-    return {spec: check_task(load(spec)) for spec in dict.fromkeys(specs)}
+    return check_tasks(_tasks_of(config))  # before hours are spent on them
 
 
 @contextmanager

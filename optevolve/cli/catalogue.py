@@ -103,11 +103,12 @@ def tasks(
       optevolve search --task cifar10-convnet@width=16 --out runs/narrow
     """
     from optevolve.floors import floors_in_words
-    from optevolve.tasks import TASKS, WRAPPERS, check_task, load
+    from optevolve.run.trial import check_tasks
+    from optevolve.tasks import TASKS, WRAPPERS, load
 
     if check is not None:
         task = load(check)
-        found = check_task(task, thorough=True)
+        found = check_tasks([check], thorough=True)[check]
         if json:
             print_json({"task": check, "ok": True, **asdict(found)})
         else:

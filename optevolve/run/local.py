@@ -6,7 +6,7 @@ import signal
 import time
 import weakref
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -15,11 +15,12 @@ from typing import Self
 from optevolve.errors import OptevolveError
 from optevolve.records import Job, Outcome, Status
 from optevolve.run.definitions import Definitions
+from optevolve.run.disk import Disks, size_text
 from optevolve.run.limits import TimeLimit
 from optevolve.run.output import OutputLog
 from optevolve.run.process import Arrival, Garbled, Gone, WorkerProcess
 from optevolve.run.spawning import WorkerContext
-from optevolve.run.worker import Done, Measure, Named, Ready, measure_safely, name_of
+from optevolve.run.worker import Done, Measure, Named, Ready, measure_safely, name_of, own_place
 
 __all__ = ["LocalRunner", "SerialRunner"]
 
@@ -71,6 +72,7 @@ class _Run:
     losses: int = 0  # times that its worker died of a signal with no other job beside it
     fresh: bool = False  # it is to have a worker that has measured nothing
     alone: bool = False  # and no other job beside it
+    free: dict[Path, int] = field(default_factory=dict)  # bytes left on each disk when it began
 
 
 class LocalRunner:
@@ -126,6 +128,9 @@ class LocalRunner:
         self._breaks = [0, 0]
         self._errors: deque[OptevolveError] = deque()
         self._looked = 0.0
+        self._disks = Disks([] if logs is None else [logs])
+        self._free = self._disks.free()
+        self._writer = 0, ""  # bytes, and which measurement wrote most
         weakref.finalize(self, _kill_all, self._workers)  # also where nobody closes this before the interpreter ends
 
     def submit(self, job: Job) -> None:
@@ -169,10 +174,11 @@ class LocalRunner:
             if run.alone and self._running:
                 break
             idle = [worker for worker in self._workers.values() if worker.ready and worker not in self._running]
-            fit = [worker for worker in idle if not (run.fresh and worker.jobs)]
+            fit = [worker for worker in idle if not (run.fresh and worker.jobs) and worker.bound in ("", own_place(run.job))]
             if fit:
                 self._waiting.popleft()
                 self._running[fit[0]] = run
+                run.free = self._disks.free()
                 fit[0].give(run.job, self.offered)
                 continue
             starting = sum(not worker.ready for worker in self._workers.values())
@@ -181,7 +187,7 @@ class LocalRunner:
             if len(self._workers) == self.capacity:
                 if not idle:
                     break
-                self._end(idle[0])  # a job that wants a fresh worker
+                self._end(idle[0])  # a job that wants another worker
             self._start()
 
     def _start(self) -> None:
@@ -199,6 +205,7 @@ class LocalRunner:
         """Ends what is over its limits."""
         self._looked = time.monotonic()
         ended = []
+        nearly_full = self._disks.nearly_full()
         for worker in list(self._workers.values()):
             worker.look()
             run = self._running.get(worker)
@@ -209,8 +216,10 @@ class LocalRunner:
                 ended.append(self._fail(worker, f"took longer than its time limit of {limit:.3g} s"))
             elif relatives > _FAMILY:
                 ended.append(self._fail(worker, f"started more than {_FAMILY} processes, which its task or its rule must not"))
+            elif filled := _filled(run.free, nearly_full, worker.written.bytes):
+                ended.append(self._fail(worker, f"wrote {filled}, which its task or its rule must not"))
             elif worker.time.stopped > _STOPPED:
-                ended += self._lost(worker, f"was stopped for {_STOPPED:g} s")
+                ended += self._lost(worker, f"its worker was stopped for {_STOPPED:g} s")
         return ended
 
     def _take(self, arrival: Arrival) -> list[tuple[str, Outcome]]:
@@ -220,13 +229,17 @@ class LocalRunner:
             return []
         run = self._running.get(worker)
         if isinstance(message, Ready):
-            worker.ready, self._breaks = True, [0, 0]
+            worker.is_ready(message.process)
+            self._breaks = [0, 0]
         elif isinstance(message, Gone):
             code = worker.exit_code
             if run is None:
                 self._break(worker, code)
+            elif worker.guard_code is not None:
+                by = _signal_name(worker.guard_code)
+                return self._lost(worker, f"its task or its rule killed the parent process of its worker ({by})")
             elif code is not None and code < 0:
-                return self._lost(worker, _ending(code))
+                return self._lost(worker, f"its worker {_ending(code)}")
             else:
                 return self._failure(worker, Outcome(Status.FAILED, reason=f"its worker {_ending(code)}", seconds=worker.time.clock))
         elif isinstance(message, Garbled) and run is not None:
@@ -236,30 +249,45 @@ class LocalRunner:
         return []
 
     def _done(self, worker: WorkerProcess, run: _Run, message: Done) -> list[tuple[str, Outcome]]:
-        worker.time.look()
+        worker.look()
         if isinstance(message.found, OptevolveError):
             self._release(worker, message)
             self._errors.append(message.found)
             return []
         if message.found.status is Status.FAILED:
-            return self._failure(worker, message.found, message)
+            filled = _filled(run.free, self._disks.nearly_full(), worker.written.bytes)
+            reason = f"wrote {filled}, which its task or its rule must not; {message.found.reason}" if filled else message.found.reason
+            return self._failure(worker, replace(message.found, reason=reason), message)
         self._limit.learn(run.job, message.found, worker.time.seconds / worker.time.clock if worker.time.clock > 0 else 1.0)
         self._release(worker, message)
         return [(run.job.id, message.found)]
 
     def _release(self, worker: WorkerProcess, message: Done) -> None:
         """The worker's job is over; it is replaced if it has measured much, or its jobs leave it larger and larger."""
-        del self._running[worker]
-        worker.grown = message.grown
+        self._over(worker)
+        worker.grown, worker.bound = message.grown, message.bound
         if worker.jobs == 1:
             worker.settled = worker.grown  # code and data that stay
         leak = _LEAK if self._memory is None else self._memory // 4
         if not message.sound or worker.jobs >= _JOBS or worker.grown - worker.settled > leak:
             self._end(worker)
 
+    def _over(self, worker: WorkerProcess) -> _Run:
+        """Takes note that a worker's job has ended."""
+        run = self._running.pop(worker)
+        self._writer = max(self._writer, (worker.written.bytes, f"{run.job.id} of task {run.job.task}"))
+        return run
+
+    def who_filled(self) -> str:
+        """A sentence on the measurement that filled a disk that is nearly full; empty if none is, or none did."""
+        running = [(worker.written.bytes, f"{run.job.id} of task {run.job.task}") for worker, run in self._running.items()]
+        count, who = max([self._writer, *running])
+        filled = _filled(self._free, self._disks.nearly_full(), count)
+        return f"What filled it is the measurement {who}: it wrote {filled}." if filled else ""
+
     def _fail(self, worker: WorkerProcess, reason: str) -> tuple[str, Outcome]:
         """Ends a worker for what its job did."""
-        run = self._running.pop(worker)
+        run = self._over(worker)
         self._end(worker)
         return run.job.id, Outcome(Status.FAILED, reason=reason, seconds=worker.time.clock)
 
@@ -273,7 +301,7 @@ class LocalRunner:
         """
         run, before = self._running[worker], worker.grown
         if message is None:
-            del self._running[worker]
+            self._over(worker)
             self._end(worker)
         else:
             self._release(worker, message)
@@ -285,13 +313,13 @@ class LocalRunner:
 
     def _lost(self, worker: WorkerProcess, what: str) -> list[tuple[str, Outcome]]:
         """A worker died of a signal, and nobody knows whose fault it is: its job is made again alone, unless it was."""
-        run = self._running.pop(worker)
+        run = self._over(worker)
         self._end(worker)
         if run.alone or self.capacity == 1:
             run.losses += 1
         if run.losses >= self._losses:
             self.lost[run.job.id] = what
-            reason = f"its worker {what}, {self._losses} times with no other job beside it"
+            reason = what if self._losses == 1 else f"{what}, {self._losses} times with no other job beside it"
             return [(run.job.id, Outcome(Status.FAILED, reason=reason, seconds=worker.time.clock))]
         run.fresh = run.alone = True
         self._waiting.appendleft(run)
@@ -324,6 +352,15 @@ class LocalRunner:
         self.close()
 
 
+def _filled(before: dict[Path, int], nearly_full: dict[Path, int], written: int) -> str:
+    """How much somebody wrote, and how little it has left, if most of what is gone of a disk is by that; else empty."""
+    for folder, left in nearly_full.items():
+        gone = before.get(folder, 0) - left
+        if gone > left and written >= gone / 2:
+            return f"{size_text(written)} until {size_text(left)} were left on the disk of {folder}"
+    return ""
+
+
 def _kill_all(workers: dict[int, WorkerProcess]) -> None:
     for worker in workers.values():
         worker.kill()
@@ -334,8 +371,12 @@ def _ending(code: int | None) -> str:
     """How a process ended, in words."""
     if code is None or code >= 0:
         return f"exited with code {code}"
+    return f"was killed by {_signal_name(code)}"
+
+
+def _signal_name(code: int) -> str:
+    """Of the signal that a process was killed by."""
     try:
-        name = signal.Signals(-code).name
+        return signal.Signals(-code).name
     except ValueError:
-        name = f"signal {-code}"
-    return f"was killed by {name}"
+        return f"signal {-code}"

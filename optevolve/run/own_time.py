@@ -20,6 +20,7 @@ _KNOWN = 1.0  # seconds for which the descendants are taken as known
 _STOPPED = {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
 _ASLEEP = {psutil.STATUS_SLEEPING, psutil.STATUS_IDLE, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
 _LINUX = sys.platform == "linux"
+_MOST = 128  # descendants that are looked at: whoever has more is not measured but ended
 _IDLE = 0.02  # share of processor time below which a process is taken for asleep, where the system does not say it
 
 
@@ -30,7 +31,7 @@ class OwnTime:
         seconds: the own time, never more than the time by the clock.
         clock: seconds by the clock.
         stopped: seconds for which the process has been stopped without a break while whoever looks was not.
-        relatives: its descendants at the last look.
+        relatives: its descendants at the last look, of very many some.
     """
 
     def __init__(self, pid: int) -> None:
@@ -61,7 +62,7 @@ class OwnTime:
     def _look(self) -> tuple[float, set[str]]:
         """Processor time so far, and what the process and its descendants are doing."""
         if time.monotonic() - self._related > _KNOWN:
-            self.relatives, self._related = family(self.process), time.monotonic()
+            self.relatives, self._related = family(self.process, _MOST), time.monotonic()
         total = 0.0
         states: set[str] = set()
         for process in (self.process, *self.relatives):
@@ -78,13 +79,15 @@ class OwnTime:
         return max(total, self._cpu), states
 
 
-def family(process: psutil.Process) -> list[psutil.Process]:
-    """The descendants of a process that are alive."""
+def family(process: psutil.Process, most: float = math.inf) -> list[psutil.Process]:
+    """The descendants of a process that are alive; the search for them ends with `most`."""
     try:
         if not Path(f"/proc/{process.pid}/task/{process.pid}/children").exists():
             return process.children(recursive=True)  # reads every process of the machine
         found = [process]
         for each in found:  # which grows meanwhile
+            if len(found) > most:
+                break
             found += [psutil.Process(child) for child in _children(each.pid)]
         return found[1:]
     except psutil.Error:  # one ended meanwhile

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import psutil
 
 from optevolve.records import Job
+from optevolve.run.disk import Written
+from optevolve.run.guard import Ended
 from optevolve.run.output import OutputLog, drain
 from optevolve.run.own_time import OwnTime, family
 from optevolve.run.worker import Done, Named, Ready, serve
@@ -66,6 +68,7 @@ class WorkerProcess:
         self.ready = False
         self.jobs = 0  # that it was given
         self.grown = self.settled = 0  # bytes that it held after the last one, and after the first, beyond what it began with
+        self.bound = ""  # see `Done`
         self._arrivals, self._log = arrivals, log
         self._gone_at: float | None = None
         ours, theirs = Pipe()
@@ -76,8 +79,11 @@ class WorkerProcess:
         )  # fmt: skip
         with _signals_held():
             process.start()
-        self.process = process
+        self.process = process  # the worker, or its guard
+        self.pid = process.pid  # the worker, as far as it is known
         self.time = OwnTime(process.pid)
+        self.written = Written(())
+        self._ended: int | None = None
         theirs.close()
         self._jobs = ours
         threading.Thread(target=self._listen, args=(ours,), daemon=True, name="listen-to-worker").start()
@@ -96,8 +102,19 @@ class WorkerProcess:
                     break
                 except Exception as error:  # noqa: BLE001 - a worker's message may be anything; what it means is the runner's to say
                     message = Garbled(f"{type(error).__name__}: {error}")
+                if isinstance(message, Ended):
+                    self._ended = message.code
+                    break
                 self._arrivals.put(Arrival(self, message))
         self._arrivals.put(Arrival(self, Gone()))
+
+    def is_ready(self, process: int) -> None:
+        """It has said so, with its number."""
+        self.ready = True
+        if process != self.pid:
+            self.pid = process
+            with suppress(psutil.Error):  # it has ended meanwhile, as will be said
+                self.time = OwnTime(process)
 
     def give(self, job: Job, offered: Mapping[str, str]) -> None:
         """Hands over a job with what data there is for it, see `worker.serve`, and starts its clock; a dead worker says so by `Gone`."""
@@ -105,12 +122,14 @@ class WorkerProcess:
         if self._log is not None:
             self._log.begin(job.id)
         self.time.begin()
+        self.written = Written((self.time.process, *self.time.relatives))
         with suppress(OSError):
             self._jobs.send((job, offered))
 
     def look(self) -> None:
-        """Brings the clock up to date, and notices a death that the pipe does not show because a descendant still holds it."""
+        """Brings clock and account up to date, and notices a death that the pipe does not show because a descendant still holds it."""
         self.time.look()
+        self.written.look((self.time.process, *self.time.relatives))
         if self.process.is_alive():
             return
         now = time.monotonic()
@@ -120,24 +139,42 @@ class WorkerProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """Of the dead worker; minus the number of the signal that killed it."""
+        """Of the dead worker; minus the number of the signal that killed it, or its guard."""
         self.process.join(_PATIENCE)
         code: int | None = self.process.exitcode
-        return code
+        return code if self._ended is None else self._ended
+
+    @property
+    def guard_code(self) -> int | None:
+        """Exit code of the guard of the dead worker, if it was the guard that a signal killed."""
+        code: int | None = self.process.exitcode
+        own = self.pid != self.process.pid and self._ended is None
+        return code if own and code is not None and code < 0 else None
 
     def kill(self) -> None:
         """Ends the process and what it has started, whatever it is doing."""
         relatives = set(self.time.relatives)
-        _signal("suspend", [self.time.process])
+        parents = [self.time.process]
+        with suppress(psutil.Error):
+            parents.append(psutil.Process(self.process.pid))
+        _signal("suspend", parents)
+        self._signal_group("SIGSTOP")
         for _ in range(_ROUNDS):  # first, none may start another
-            found = {*relatives, *(each for known in (self.time.process, *relatives) for each in family(known))}
+            found = {*relatives, *(each for known in (*parents, *relatives) for each in family(known))}
             if found == relatives:
                 break
             _signal("suspend", found - relatives)
             relatives = found
+        self._signal_group("SIGKILL")
         _signal("kill", relatives)
         self.process.kill()
         self.process.join(_PATIENCE)
+
+    def _signal_group(self, name: str) -> None:
+        """All at once, so that none of those who fork meanwhile escapes."""
+        if self.pid != self.process.pid:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, getattr(signal, name))
 
 
 def _signal(method: str, processes: Iterable[psutil.Process]) -> None:

@@ -167,14 +167,14 @@ class RayRunner:
         """What it means that nothing came back; None if the job is made again."""
         if isinstance(error, self._ray.exceptions.RayTaskError):
             return Outcome(Status.FAILED, reason=f"its outcome was lost on the way: {_first_line(error)}")
-        return self._lost(task, f"was lost with its node or actor ({type(error).__name__})")
+        return self._lost(task, f"its worker was lost with its node or actor ({type(error).__name__})")
 
     def _lost(self, task: _Task, what: str) -> Outcome | None:
         """Nobody knows whose fault a loss is: the job is made again, unless it was lost alone."""
         task.losses += 1
         task.losses_alone += task.alone
         if task.losses_alone >= _ALONE:
-            return Outcome(Status.FAILED, reason=f"its worker {what}, {_ALONE} times with no other job beside it")
+            return Outcome(Status.FAILED, reason=f"{what}, {_ALONE} times with no other job beside it")
         task.alone = task.losses > self._retries
         self._waiting.appendleft(task)
         return None

@@ -7,10 +7,12 @@ the driver meanwhile.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from optevolve import __version__
@@ -22,6 +24,15 @@ from optevolve.run.local import LocalRunner
 from optevolve.run.worker import Named
 
 __all__ = ["Failure", "Fetch", "Handed", "Lost", "Measurer"]
+
+
+def _logs() -> Path:
+    """A folder for what the worker prints, beside what Ray keeps of this process, where that can be found."""
+    try:
+        own = Path(os.readlink("/proc/self/fd/1"))
+    except OSError:
+        own = Path()
+    return (own.parent if own.is_file() else Path(tempfile.gettempdir())) / f"optevolve-{os.getpid()}"
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ class Measurer:
         self._measure, self._memory, self._version, self._fetch, self._definitions = measure, memory, version, fetch, definitions
         self._limit = TimeLimit()
         self._runner: LocalRunner | None = None
-        # A worker ends with the thread that started it, and Ray's threads come and go.
+        # A guard ends with the thread that started it, and Ray's threads come and go.
         self._thread = ThreadPoolExecutor(1, "measures")
         for key, value in environment.items():
             os.environ.setdefault(key, value)
@@ -99,9 +110,8 @@ class Measurer:
     def _ready_runner(self, handed: Mapping[str, Handed]) -> LocalRunner:
         """The runner, whose worker knows of the data at hand."""
         if self._runner is None:
-            self._runner = LocalRunner(
-                1, self._measure, time_limit=self._limit, memory_limit=self._memory, losses=1, definitions=self._definitions
-            )
+            options: dict[str, Any] = {"time_limit": self._limit, "memory_limit": self._memory, "definitions": self._definitions}
+            self._runner = LocalRunner(1, self._measure, losses=1, logs=_logs(), **options)
         for what in handed.keys() - self._runner.offered.keys():
             from optevolve.tasks.data import cache_folder  # loads torch
             from optevolve.tasks.placement import Offer, keep

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from optevolve import __version__
 from optevolve.config import RunConfig, Workers
+from optevolve.errors import StudyError
 from optevolve.records import Job
 from optevolve.run.definitions import Definitions, definitions_of
 from optevolve.run.driver import Happening, Runner, Source, drive
@@ -23,10 +24,15 @@ __all__ = ["Session", "available_cores", "make_runner", "require_device", "sessi
 
 
 class Session:
-    """Drives sources, one after the other, with the runner, the study and the listeners at hand."""
+    """Drives sources, one after the other, with the runner, the study and the listeners at hand.
 
-    def __init__(self, runner: Runner, study: Study, listeners: Sequence[Callable[[Happening], None]]) -> None:
+    Attributes:
+        cut_off: see `optevolve.run.watch.Journal`.
+    """
+
+    def __init__(self, runner: Runner, study: Study, listeners: Sequence[Callable[[Happening], None]], cut_off: Sequence[str] = ()) -> None:
         self._runner, self._study, self._listeners = runner, study, listeners
+        self.cut_off = cut_off
         self._asked: set[str] = set()
 
     def __call__(self, source: Source, lookahead: int, *, same: Callable[[Job], str] | None = None) -> None:
@@ -71,14 +77,26 @@ def session(
         journal.write("start", version=__version__, driver=driver_name(), study=study.where, runner=workers.runner, workers=number)
         ending = ""
         try:
-            with make_runner(measure, workers, number, definitions_of(tasks), logs=folder / "workers") as runner:
-                yield Session(runner, study, [journal, watch, *listeners])
+            with make_runner(measure, workers, number, definitions_of(tasks), logs=folder / "workers") as runner, _blaming(runner):
+                yield Session(runner, study, [journal, watch, *listeners], journal.cut_off)
         except BaseException as error:
             ending = f"{type(error).__name__}: {error}"
             raise
         finally:
             watch.end(not ending)
-            journal.write("end", finished=not ending, error=ending)
+            with suppress(StudyError) if ending else nullcontext():  # what has ended the run is to be told
+                journal.write("end", finished=not ending, error=ending)
+
+
+@contextmanager
+def _blaming(runner: Runner) -> Iterator[None]:
+    """Where the store fails for want of room, the message says which measurement has filled the disk."""
+    try:
+        yield
+    except StudyError as error:
+        if isinstance(runner, LocalRunner) and (who := runner.who_filled()):
+            raise StudyError(f"{error} {who}") from error
+        raise
 
 
 def make_runner(

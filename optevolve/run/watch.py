@@ -9,6 +9,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,9 @@ from optevolve.records import Measurement
 from optevolve.run.driver import Happening
 
 __all__ = ["Callback", "Journal", "Watch"]
+
+
+_LAST = 2**20  # bytes of a log that are read again
 
 
 class Callback(Protocol):
@@ -119,6 +123,10 @@ class Journal:
 
     Args:
         path: the file.
+
+    Attributes:
+        cut_off: what the last sitting was measuring when it ended without a word, so that the driver was killed or the machine stopped:
+            "JOB of task TASK" each; empty if it ended in order.
     Raises:
         StudyError: if it cannot be written, now or later.
     """
@@ -126,6 +134,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
+            self.cut_off = _at_hand(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a", encoding="utf-8")
             if self._file.tell() and not _ends_a_line(path):
@@ -137,7 +146,7 @@ class Journal:
         """Takes note of what the driver did."""
         job, outcome = happening.job, happening.outcome
         if happening.kind == "submitted":
-            self.write("submitted", stage=happening.stage, job=job.id, rule=job.rule)
+            self.write("submitted", stage=happening.stage, job=job.id, task=job.task, rule=job.rule)
         elif happening.kind == "measured" and outcome is not None:
             facts = {"status": outcome.status.value, "fitness": outcome.fitness, "learning_rate": outcome.learning_rate}
             facts |= {"weight_decay": outcome.weight_decay} if outcome.weight_decay else {}
@@ -170,7 +179,34 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        if error is None:
+            self.close()
+            return
+        with suppress(StudyError):  # what has ended the run is to be told
+            self.close()
+
+
+def _at_hand(path: Path) -> tuple[str, ...]:
+    """What was being measured at the end of a log, of which the last lines are read."""
+    if not path.exists():
+        return ()
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST))
+        lines = file.read().decode("utf-8", errors="replace").splitlines()
+    jobs: dict[str, str] = {}
+    for line in lines:
+        try:
+            found = json.loads(line)
+            event, job = found["event"], str(found.get("job", ""))
+        except (ValueError, TypeError, KeyError, AttributeError):  # cut off in the middle, or another's
+            continue
+        if event == "submitted":
+            jobs[job] = f"{job} of task {found.get('task', 'unknown')}"
+        elif event == "measured":
+            jobs.pop(job, None)
+        elif event in ("start", "end"):
+            jobs.clear()
+    return tuple(jobs.values())
 
 
 def _ends_a_line(path: Path) -> bool:

@@ -26,9 +26,12 @@ import psutil
 
 from optevolve.errors import OptevolveError
 from optevolve.records import Job, Outcome, Status
+from optevolve.run.guard import begin_guarded
 from optevolve.run.own_time import family
+from optevolve.run.traces import Traces
+from optevolve.task_spec import split_spec
 
-__all__ = ["Done", "Measure", "Named", "Ready", "keep_freed_memory", "measure_safely", "name_of", "one_thread", "serve"]
+__all__ = ["Done", "Measure", "Named", "Ready", "keep_freed_memory", "measure_safely", "name_of", "one_thread", "own_place", "serve"]
 
 Measure = Callable[[Job], Outcome]
 
@@ -36,12 +39,17 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEX
 # mallopt(3), in bytes: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD at its highest.
 _MALLOC = {-1: 2**31 - 1, -2: 2**24, -3: 2**25}
 _STATM = Path("/proc/self/statm")
-_SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 
 
 @dataclass(frozen=True)
 class Ready:
-    """What a worker says when it can take its first job."""
+    """What a worker says when it can take its first job.
+
+    Attributes:
+        process: its number.
+    """
+
+    process: int
 
 
 @dataclass(frozen=True)
@@ -51,12 +59,16 @@ class Done:
     Attributes:
         found: what came of it, or an error that the user must mend.
         grown: bytes of address space that the worker holds beyond what it held when it was ready; 0 where the system gives no account.
-        sound: whether the worker may take another job: a candidate may have broken its CUDA context for good.
+        sound: whether the worker may take another job: a candidate may have broken its CUDA context for good, or a task of somebody's own
+            have left something else behind, see `optevolve.run.traces`.
+        bound: where the task is from that changed the process while it was imported, so that jobs of others are not for this worker;
+            empty if none did.
     """
 
     found: Outcome | OptevolveError
     grown: int
     sound: bool
+    bound: str = ""
 
 
 def serve(jobs: Connection, output: Connection | None, measure: Named, memory: int | None) -> None:
@@ -64,41 +76,67 @@ def serve(jobs: Connection, output: Connection | None, measure: Named, memory: i
 
     Args:
         jobs: jobs come from here, each with the data sets that others have put into this machine's cache, by name the folder there;
-            `Ready`, then a `Done` for each go back.
+            `Ready`, then a `Done` for each go back, and at the end the guard's `Ended`.
         output: where all that this process prints goes; None to leave it where it is.
         measure: the function that measures.
         memory: bytes that this process may allocate beyond what it holds when it is ready; None for no limit.
     """
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined] # a task may load its data in processes
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the driver, which ends its workers
+    begin_guarded(jobs, [output] if output is not None else [])
     threading.Thread(target=_end_with_driver, daemon=True, name="end-with-driver").start()
-    if output is not None:
-        for standard in (1, 2):
-            os.dup2(output.fileno(), standard)
-        output.close()
+    _take_standard_streams(output)
     one_thread()
     keep_freed_memory()
-    _tie_family()
     function = measure.find()
     if memory is not None:
         _begin_cuda()
     held = _address_space()
     _limit_memory(held, memory)
-    jobs.send(Ready())
+    jobs.send(Ready(os.getpid()))
+    begun = Traces()
     while True:
         try:
             job, offered = jobs.recv()
         except EOFError:
             return
         _offer(offered)
+        imported = _imported(job)
         found = _measured(function, job)
+        left = Traces().changed_since(imported) if imported is not None else ""
+        bound = own_place(job) if imported is not None and imported.changed_since(begun) else ""
+        if left:
+            _say(f"{job.task} left its process with another {left}; a new worker takes the next measurement.")
         _flush()
         grown = _address_space() - held
-        sound = _cuda_is_sound()
+        sound = _cuda_is_sound() and not left
         try:
-            jobs.send(Done(found, grown, sound))
+            jobs.send(Done(found, grown, sound, bound))
         except Exception as error:  # noqa: BLE001 - what a candidate made cannot cross processes: its failure
-            jobs.send(Done(Outcome(Status.FAILED, reason=f"its outcome cannot be sent: {_reason(error)}"), grown, sound))
+            jobs.send(Done(Outcome(Status.FAILED, reason=f"its outcome cannot be sent: {_reason(error)}"), grown, sound, bound))
+
+
+def own_place(job: Job) -> str:
+    """Modules and files that the tasks of a job are from, where they are somebody's own; empty if none is."""
+    names = [split_spec(spec).name for spec in job.tasks if ":" in spec]
+    return " ".join(sorted({name.rpartition(":")[0] for name in names} - {""}))
+
+
+def _imported(job: Job) -> Traces | None:
+    """This process once somebody's own task is imported, and before it does anything; None if a job has no such task."""
+    if not own_place(job):
+        return None
+    from optevolve.tasks import load  # loads torch
+
+    for spec in job.tasks:
+        with suppress(Exception, SystemExit):  # the measurement meets the same
+            load(spec)
+    return Traces()
+
+
+def _say(text: str) -> None:
+    with suppress(Exception):  # a task may have closed this, or put something else in its place
+        sys.stderr.write(f"optevolve: {text}\n")
 
 
 def _end_with_driver() -> None:
@@ -110,6 +148,18 @@ def _end_with_driver() -> None:
             with suppress(psutil.Error):  # it ended by itself
                 relative.kill()
         os._exit(1)
+
+
+def _take_standard_streams(output: Connection | None) -> None:
+    """What is printed goes to `output`, where there is one; nothing is read from the terminal, which would stop who may not."""
+    if os.name == "posix":
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+    if output is not None:
+        for standard in (1, 2):
+            os.dup2(output.fileno(), standard)
+        output.close()
 
 
 def _flush() -> None:
@@ -183,17 +233,6 @@ def keep_freed_memory() -> None:
     if mallopt is not None:  # another C library has none
         for parameter, value in _MALLOC.items():
             mallopt(parameter, value)
-
-
-def _tie_family() -> None:
-    """This process ends with the thread that started it, even while a candidate holds the interpreter's lock.
-
-    And what a candidate starts becomes this process's child, when those that started it are gone, so that it is found.
-    """
-    prctl = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
-    if prctl is not None:
-        prctl(_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _offer(offered: Mapping[str, str]) -> None:

@@ -2,6 +2,8 @@
 
 import math
 import os
+import shutil
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -61,3 +63,19 @@ def sample(ident: str, stage: str = "initial", **outcome: object) -> Measurement
     curve = TrainingCurve(0.1, 1, (1, 2), (2.0, math.inf), (math.nan, 0.5), (0.1, -math.inf))
     proposal = Proposal(ident, "g", '{"a": 1}', rejected=(("g*g", "does not descend"),))
     return Measurement(stage, job, replace(Outcome(Status.COMPLETED, 0.5, 0.1, curves=(curve,), steps=2), **outcome), proposal)
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    folder.mkdir()
+    if os.name != "posix" or os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root can mount a small disk; test_store has the same with a quota of the store")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small disk here ({mounted.stderr.strip()}); test_store has the same with a quota of the store")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

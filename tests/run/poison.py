@@ -89,6 +89,13 @@ def poisoned(job: Job) -> Outcome:
                 os.setsid()
                 time.sleep(600)
             time.sleep(0.01)
+    if word == "kill-parent":
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    if word == "fill":
+        with open(os.path.join(os.environ["OPTEVOLVE_TEST_DISK"], "filled"), "wb") as file:
+            while True:
+                file.write(bytes(2**20))
     if word == "stop":
         os.kill(os.getppid() if rest == "parent" else os.getpid(), signal.SIGSTOP)
     if word == "close":

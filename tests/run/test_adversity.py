@@ -2,17 +2,14 @@
 
 import importlib
 import itertools
-import os
-import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from listed import List
+from places import small_disk
 
 from optevolve.config import Search
 from optevolve.errors import StudyError
@@ -39,22 +36,6 @@ def go(study: Study, measure: Any = None) -> list[tuple[object, ...]]:
 def expected(tmp_path: Path) -> str:
     with Study.create(tmp_path / "expected.db", "x") as study:
         return repr(go(study))
-
-
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[None]:
-    folder.mkdir()
-    if os.name != "posix" or os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root can mount a small disk; test_store has the same with a quota of the store")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no small disk here ({mounted.stderr.strip()}); test_store has the same with a quota of the store")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_disk_that_fills_up_ends_a_search_that_goes_on_when_there_is_room(tmp_path: Path, expected: str) -> None:

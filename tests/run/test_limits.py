@@ -216,13 +216,13 @@ def test_a_worker_that_is_stopped_for_longer_than_any_limit_measures_on() -> Non
         while not runner._running:
             assert runner.collect(0.1) == []
         (worker,) = runner._workers.values()
-        os.kill(worker.process.pid, signal.SIGSTOP)
+        os.kill(worker.pid, signal.SIGSTOP)
         end = time.monotonic() + 3.0
         while time.monotonic() < end:
             assert runner.collect(0.2) == []
-        os.kill(worker.process.pid, signal.SIGCONT)
+        os.kill(worker.pid, signal.SIGCONT)
         found: list[tuple[str, Outcome]] = []
         while not found:
             found = runner.collect(0.2)
     assert found[0][1].status is Status.COMPLETED
-    assert found[0][1].reason == str(worker.process.pid), "it was measured by the worker that was stopped"
+    assert found[0][1].reason == str(worker.pid), "it was measured by the worker that was stopped"

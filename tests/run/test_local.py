@@ -29,7 +29,7 @@ def poison() -> Iterator[ModuleType]:
     sys.path.remove(folder)
 
 
-def measured(runner: LocalRunner | SerialRunner, *jobs: Job, seconds: float = 60) -> dict[str, Outcome]:
+def measured(runner: LocalRunner | SerialRunner, *jobs: Job, seconds: float = 240) -> dict[str, Outcome]:
     """Outcomes of all jobs, as many at once as the runner takes; what is not there in time is missing."""
     end = time.monotonic() + seconds
     waiting, submitted = list(jobs), 0
@@ -74,13 +74,13 @@ def test_a_poisoned_candidate_costs_only_its_own_measurement(poison: ModuleType)
         "sys.exit": "SystemExit: now",
         "os._exit": "its worker exited with code 3",
         "segfault": "its worker was killed by SIGSEGV, 3 times with no other job beside it",
-        "hang": "took longer than its time limit of 4 s",
+        "hang": "took longer than its time limit of 1.5 s",
         "memory": "MemoryError",
         "zero": "its worker exited with code 0",
         "unpicklable": "its outcome cannot be sent: ",
     }
     jobs = [poison.job(name, rule) for name, rule in rules.items()] + [poison.job(f"healthy/{number}") for number in range(6)]
-    with LocalRunner(2, poison.poisoned, time_limit=4, memory_limit=2**30) as runner:
+    with LocalRunner(2, poison.poisoned, time_limit=1.5, memory_limit=2**30) as runner:
         found = measured(runner, *jobs)
     assert set(found) == {job.id for job in jobs}
     for name, reason in reasons.items():
@@ -152,7 +152,7 @@ def test_a_function_that_workers_cannot_import_is_refused() -> None:
 
 
 def test_a_hanging_job_is_ended_once_its_peers_are_known(poison: ModuleType) -> None:
-    limit = TimeLimit(multiple=0.1, floor=1.0)
+    limit = TimeLimit(multiple=0.1, floor=0.5)
     with LocalRunner(2, poison.poisoned, time_limit=limit) as runner:
         found = measured(runner, poison.job("hang", "hang"), poison.job("fine"))
     assert "time limit of" in found["hang"].reason
@@ -164,14 +164,16 @@ def test_a_worker_keeps_the_memory_that_it_frees() -> None:
     if sys.platform != "linux":
         pytest.skip("glibc alone has mallopt")
     program = (
-        "import resource, torch\n"
+        "import resource\n"
         "from optevolve.run.worker import keep_freed_memory\n"
         "keep_freed_memory()\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "    for _ in range(20): torch.ones(4, 2**20)\n"
+        "    for _ in range(20):\n"
+        "        a, b = (bytes([byte]) * 2**24 for byte in (1, 2))\n"
+        "        del a, b\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
         "faults(); print(faults())\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 1000  # of 16 MiB each, that is 80,000 pages
+    assert int(done.stdout) < 1000  # of two times 16 MiB each, that is 160,000 pages

@@ -3,6 +3,8 @@
 import importlib
 import json
 import os
+import random
+import signal
 import sys
 import threading
 import time
@@ -23,11 +25,12 @@ from optevolve.records import Job, Outcome, Status
 from optevolve.run.driver import Happening, drive
 from optevolve.run.local import SerialRunner
 from optevolve.run.ray import RayRunner
-from optevolve.run.ray_actors import Actors
+from optevolve.run.ray_actors import Actors, SilentError
 from optevolve.run.store import Study
 
 ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
-pytestmark = pytest.mark.timeout(240)  # a cluster that hangs must not hang the tests
+KILLS = int(os.environ.get("OPTEVOLVE_TEST_KILLS", "4"))  # random moments; more on demand
+pytestmark = pytest.mark.timeout(240 + 10 * KILLS)  # a cluster that hangs must not hang the tests
 HERE = str(Path(__file__).parent)
 SEARCH = Search(population=12, particles=3, timesteps=2, children=3, redraws=2, lookahead=6)
 
@@ -169,6 +172,87 @@ def test_actors_stay_for_many_jobs_and_lost_ones_are_replaced(cluster: Any) -> N
         with pytest.raises(DataError, match="Expected data, found none"):  # noqa: PT012 - when it comes is not ours to say
             while not runner.collect(1.0):
                 pass
+
+
+def actors(kind: str) -> list[psutil.Process]:
+    """Those of a class that live."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if f"ray::{kind}" in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def test_workers_and_actors_killed_and_stopped_at_random_moments_change_no_row(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker is killed by a signal, an actor is killed, or stopped for good, which its silence tells."""
+    monkeypatch.setattr("optevolve.run.ray_actors._SILENT", 4.0)
+    poison, dice, due, kills = module("poison"), random.Random(9), 0.0, 0
+    waiting = [poison.job(f"{n:03}", f"sleep 0.{n % 3}", seed=n) for n in range(8 * KILLS)]
+    expected = {job.id: repr(poison.synthetic(job)) for job in waiting}
+    found: dict[str, Outcome] = {}
+    with RayRunner(poison.poisoned, retries=KILLS, time_limit=60) as runner:
+        at_hand = 0
+        while len(found) < len(expected):
+            while waiting and at_hand < runner.capacity:
+                runner.submit(waiting.pop())
+                at_hand += 1
+            arrived = dict(runner.collect(0.1))
+            at_hand -= len(arrived)
+            found |= arrived
+            living = actors("Measurer")
+            if kills == KILLS or time.monotonic() < due or not found or not living:
+                continue
+            actor = dice.choice(living)
+            with suppress(psutil.Error, IndexError):
+                if kills % 3 == 0:
+                    actor.send_signal(dice.choice([signal.SIGKILL, signal.SIGSTOP]))
+                else:
+                    actor.children(recursive=True)[-1].send_signal(dice.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGABRT]))
+                kills += 1
+            due = time.monotonic() + dice.uniform(0.3, 2.0)
+    assert kills == KILLS
+    assert {name: repr(outcome) for name, outcome in found.items()} == expected
+
+
+def test_an_actor_that_hangs_in_c_with_the_interpreter_s_lock_is_ended_by_force(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("optevolve.run.ray_actors._SILENT", 3.0)
+
+    class Stuck:
+        def ready(self) -> int:
+            return os.getpid()
+
+        def alive(self) -> None:
+            pass
+
+        def measure(self) -> None:
+            import ctypes
+
+            ctypes.PyDLL(None).pause()
+
+    hands: Actors[str] = Actors(ray, Stuck, (), {"num_cpus": 0.5}, lambda: 1)
+    hands.start("job", ())
+    while not (stuck := actors("Stuck")):
+        assert hands.wait(0.2) == []
+    while not (ended := hands.wait(0.2)):
+        pass
+    hands.close()
+    assert [(end.job, end.found, type(end.error)) for end in ended] == [("job", None, SilentError)]
+    assert psutil.wait_procs(stuck, timeout=20)[1] == []
+
+
+def test_what_tasks_print_on_a_node_is_bounded(cluster: Any) -> None:
+    poison, folder = module("poison"), Path(cluster.head_node.get_logs_dir_path())
+
+    def size() -> int:
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+    before = size()
+    with RayRunner(poison.poisoned) as runner:
+        collected(runner, [poison.job(f"print/{n}", "print 20_000_000") for n in range(4)])
+    assert size() - before < 2**20
+    texts = [path.read_text(encoding="utf-8") for path in folder.glob("optevolve-*/worker-0.log")]
+    assert sum(text.count("--- print/") for text in texts) == sum(text.count("bytes left out") for text in texts) == 4
 
 
 def test_actors_that_never_come_to_work_are_given_up(cluster: Any) -> None:

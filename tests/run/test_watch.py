@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from optevolve.config import Search, Workers
+from optevolve.config import Protocol, Search, Workers
 from optevolve.errors import ConfigError, StudyError
-from optevolve.records import Measurement, Status
-from optevolve.run.driver import drive
+from optevolve.records import Job, Measurement, Outcome, Status
+from optevolve.run.driver import Happening, drive
 from optevolve.run.local import SerialRunner
 from optevolve.run.metrics import metrics
 from optevolve.run.session import make_runner, session
@@ -38,6 +38,26 @@ class Ear:
 
 def source() -> Any:
     return importlib.import_module("search_source")
+
+
+def test_a_log_tells_what_was_measured_when_the_driver_was_killed(tmp_path: Path) -> None:
+    def happening(kind: str, name: str) -> Happening:
+        return Happening(kind, 0, "initial", Job(name, "g", "own.py:Task", Protocol(), 0), None, Outcome(Status.FAILED))
+
+    path = tmp_path / "log.jsonl"
+    for killed in (True, True, False):
+        journal = Journal(path)
+        assert journal.cut_off == (("b of task own.py:Task", "c of task own.py:Task") if path.stat().st_size else ())
+        journal.write("start")
+        for kind, name in (("submitted", "a"), ("submitted", "b"), ("measured", "a"), ("submitted", "c")):
+            journal(happening(kind, name))
+        if not killed:
+            journal.write("end", finished=True)
+        journal.close()
+        with path.open("a", encoding="utf-8") as file:
+            file.write('{"event": "meas' if killed else "")
+    with Journal(path) as journal:
+        assert journal.cut_off == ()
 
 
 def test_callbacks_hear_evaluations_in_order_then_timesteps_with_their_best_child(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def copy_database(store: str | Path, target: Path) -> None:
     place = place_of(store)
     if not isinstance(place, SqliteFile):
         raise StudyError(
-            f"The study is on a server, {place.shown}: its own tools copy it while a run goes on. Use: pg_dump --dbname=URL --file=COPY.sql"
+            f"The study is on a server, {place.shown}: its own tools copy it while a run goes on. Use: {place.copy_command('COPY.sql')}"
         )
     place.require()
     if target.exists():

@@ -74,6 +74,10 @@ class Place(ABC):
         return
 
     @abstractmethod
+    def copy_command(self, file: str) -> str:
+        """A command that copies the database into a file while a run goes on."""
+
+    @abstractmethod
     def begin_schema(self, connection: Connection) -> None:
         """Lets one at a time look at and change the schema, until the transaction ends."""
 

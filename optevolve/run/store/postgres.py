@@ -113,6 +113,11 @@ class PostgresDatabase(Place):
 
         return _WithConnection()
 
+    def copy_command(self, file: str) -> str:
+        """See `Place.copy_command`. The password is left to PGPASSWORD and ~/.pgpass."""
+        url = self.url.set(drivername="postgresql", password=None).difference_update_query(["password", "sslpassword", "options"])
+        return f"pg_dump --dbname='{url.render_as_string()}' --file={file}"
+
     def begin_schema(self, connection: Connection) -> None:
         """See `Place.begin_schema`."""
         connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_KEY})

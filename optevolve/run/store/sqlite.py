@@ -123,6 +123,10 @@ class SqliteFile(Place):
         if self._held is not None:
             self._held.require()
 
+    def copy_command(self, file: str) -> str:
+        """See `Place.copy_command`."""
+        return f"sqlite3 '{self.path}' '.backup {file}'"
+
     def begin_schema(self, connection: Connection) -> None:
         """Nothing to do: a transaction that writes is alone here."""
 

@@ -1,0 +1,149 @@
+"""What a task of somebody's own leaves behind in its worker's process, so that the next measurement would not be what it is alone."""
+
+from __future__ import annotations
+
+import gc
+import locale
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import psutil
+
+from optevolve.run.own_time import family
+
+__all__ = ["Traces"]
+
+_TORCH = (
+    *("get_default_dtype", "get_default_device", "is_grad_enabled", "is_inference_mode_enabled", "are_deterministic_algorithms_enabled"),
+    *("is_deterministic_algorithms_warn_only_enabled", "is_anomaly_enabled", "get_float32_matmul_precision"),
+    *("is_autocast_enabled", "get_num_interop_threads", "is_warn_always_enabled"),
+)
+_BACKENDS = {"cudnn": ("enabled", "benchmark", "deterministic", "allow_tf32"), "mkldnn": ("enabled", "deterministic"), "mkl": ("verbose",)}
+_OWN_VARIABLES = ("OPTEVOLVE_", "HF_")  # read while measuring, so that a new one counts as well
+_SHARED = (
+    "builtins",
+    "copy",
+    "functools",
+    "itertools",
+    "math",
+    "operator",
+    "os",
+    "random",
+    "time",
+    "numpy",
+    "torch",
+    "torch.nn.functional",
+)
+_CLASSES = ("torch.Tensor", "torch.nn.Module", "torch.nn.Linear", "torch.nn.Parameter", "torch.optim.Optimizer", "torch.Generator")
+_COMPILERS = (
+    "_dynamo",
+    "_inductor",
+    "_functorch",
+    "_compile.py",
+)  # parts of torch that put something in place of others when they are first used
+
+
+class Traces:
+    """The state of this process that measurements share, taken when this is made."""
+
+    def __init__(self) -> None:
+        self._settings = _settings()
+        self._variables = {_variable(name) for name in os.environ}
+        self._names = {where: dict(names) for where, names in _namespaces()}
+
+    def changed_since(self, before: Traces) -> str:
+        """What is another than it was, in words; empty if nothing. A name or path that is new counts for nothing."""
+        for name, value in before._settings.items():
+            if self._settings.get(name, value) != value or (name in before._variables and name not in self._variables):
+                return name
+        for where, names in before._names.items():
+            now = self._names.get(where, {})
+            for name, value in names.items():
+                if now.get(name) is not value and not _by_compilers(now.get(name)):
+                    return f"{where}.{name}"
+        return ""
+
+
+def _settings() -> dict[str, object]:
+    found: dict[str, object] = {
+        "working folder": os.getcwd() if _is_there() else "",
+        "recursion limit": sys.getrecursionlimit(),
+        "switch interval": sys.getswitchinterval(),
+        "trace function": (sys.gettrace(), sys.getprofile(), threading.gettrace()),
+        "garbage collection": (gc.isenabled(), gc.get_threshold()),
+        "locale": locale.setlocale(locale.LC_ALL),
+        "set of threads": frozenset(thread.ident for thread in threading.enumerate()),
+        "set of child processes": frozenset(process.pid for process in family(psutil.Process())),
+        "value of OPTEVOLVE_… or HF_… in its environment": {k: v for k, v in os.environ.items() if k.startswith(_OWN_VARIABLES)},
+    }
+    found |= {_variable(name): value for name, value in os.environ.items()}
+    handlers = {str(number): signal.getsignal(number) for number in signal.valid_signals()}
+    found |= {f"handler of signal {number}": handler for number, handler in handlers.items()}
+    if os.name == "posix":
+        found |= _posix()
+    if (torch := sys.modules.get("torch")) is not None:
+        found |= {f"torch.{name}": str(getattr(torch, name)()) for name in _TORCH if hasattr(torch, name)}
+        for backend, names in _BACKENDS.items():
+            part = getattr(torch.backends, backend, None)
+            found |= {f"torch.backends.{backend}.{name}": str(getattr(part, name, None)) for name in names}
+        found["treatment of denormal numbers"] = float(torch.tensor(2.0**-140) * 1.0)
+    if (numpy := sys.modules.get("numpy")) is not None:
+        found["numpy.geterr"] = numpy.geterr()
+    return found
+
+
+def _variable(name: str) -> str:
+    return f"value of {name} in its environment"
+
+
+def _posix() -> dict[str, object]:
+    import resource
+
+    mask = os.umask(0)
+    os.umask(mask)
+    found: dict[str, object] = {"umask": mask, "niceness": os.getpriority(os.PRIO_PROCESS, 0)}
+    found["alarm"] = any(signal.getitimer(timer)[0] > 0 for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF))
+    found["mask of signals"] = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    if hasattr(os, "sched_getaffinity"):
+        found["set of processors"] = os.sched_getaffinity(0)
+    limits = {name for name in dir(resource) if name.startswith("RLIMIT_")}
+    return found | {name: resource.getrlimit(getattr(resource, name)) for name in limits}
+
+
+def _is_there() -> bool:
+    """Whether the working folder still exists."""
+    with suppress(OSError):
+        return bool(os.getcwd())
+    return False
+
+
+def _namespaces() -> list[tuple[str, Mapping[str, Any]]]:
+    """Functions and classes that measurements share, by name, of modules and of classes."""
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    for name, module in list(sys.modules.items()):
+        if name in _SHARED or name.partition(".")[0] == "optevolve":
+            found.append((name, _callables(vars(module))))
+    for path in _CLASSES:
+        place, _, name = path.rpartition(".")
+        kind = getattr(sys.modules.get(place), name, None)
+        if kind is not None:
+            found.append((path, _callables(vars(kind))))
+    return found
+
+
+def _callables(names: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in names.items() if callable(value) or isinstance(value, staticmethod | classmethod | property)}
+
+
+def _by_compilers(value: Any) -> bool:
+    """Whether torch's compilers have put it there."""
+    function: Callable[..., Any] | None = getattr(value, "__func__", value)
+    file: str = getattr(getattr(function, "__code__", None), "co_filename", "")
+    torch = sys.modules.get("torch")
+    folder = "" if torch is None else os.path.dirname(torch.__file__ or "")
+    return folder != "" and file.startswith(tuple(os.path.join(folder, part) for part in _COMPILERS))

@@ -1,0 +1,144 @@
+"""A zoo of tasks that misbehave, with healthy measurements beside them, which come out as they do alone."""
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from listed import List
+from places import small_disk
+
+from optevolve import surrogate
+from optevolve.config import Protocol, Schedule, Workers
+from optevolve.errors import StudyError, TaskError
+from optevolve.records import Job, Outcome, Status
+from optevolve.run.driver import drive
+from optevolve.run.local import LocalRunner, SerialRunner
+from optevolve.run.session import session
+from optevolve.run.store import Study
+from optevolve.run.trial import check_tasks
+
+WHOLE = os.environ.get("OPTEVOLVE_TEST_MISDEEDS") == "all"
+SAMPLE = (
+    "raises",
+    "exits",
+    "interrupts",
+    "prints without end",
+    "fills the disk",
+    "stops its parent",
+    "takes many threads",
+    "patches torch",
+)
+TINY = Protocol(
+    trial_steps=2, full_steps=3, epoch_steps=1, trial_epoch_steps=1, learning_rates=(0.1,), first_learning_rates=(0.1,),
+    schedule=Schedule(warmup=0, hold=0), first_floor=-1e9, floor=-1e9,
+)  # fmt: skip
+SAID_OF_PARENT = "its task or its rule killed the parent process of its worker (SIGKILL)"
+NAMED = {  # what is said of those that break the rules of this machine
+    "kills its parent": re.escape(SAID_OF_PARENT),
+    "forks without end": r"started more than 64 processes, which its task or its rule must not",
+    "fills the disk": r"wrote 1[0-9.]+ MB until 0 bytes were left on the disk of .*, which its task or its rule must not",
+}
+REASONS = NAMED | {
+    "raises": "ZeroDivisionError: z",
+    "exits": "SystemExit: 3",
+    "hangs": "took longer than its time limit",
+    "kills itself": "its worker was killed by SIGKILL, 3 times with no other job beside it",
+    "closes what is open": "",
+    "deadlocks in C": "took longer than its time limit",
+    "fills the disk and stays": r"wrote .* until 0 bytes were left on the disk of .*, which its task or its rule must not",
+    "forks sessions without end": r"started more than 64 processes",
+    "returns a giant": "",
+    "takes all memory": "MemoryError",
+}
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is limited, and processes are adopted, on Linux alone"),
+    *([pytest.mark.timeout(7200)] if WHOLE else []),
+]
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Of 16 MiB, where tasks write."""
+    folder = tmp_path_factory.mktemp("small") / "disk"
+    with small_disk(folder, "16M"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPTEVOLVE_TEST_DISK", str(folder))
+        yield folder
+
+
+@pytest.fixture
+def room(disk: Path) -> Iterator[Path]:
+    """The disk, empty again afterwards."""
+    yield disk
+    (disk / "filled").unlink(missing_ok=True)
+
+
+def exact(outcome: Outcome) -> str:
+    """All but the clock; NaN equals NaN."""
+    return repr((replace(outcome, seconds=0.0), [replace(curve, seconds=0.0) for curve in outcome.curves]))
+
+
+FLEETING = """
+import os
+import re
+from misdeeds import Line
+class Fleeting(Line):
+    def loss(self, model, batch):
+        if os.path.exists(__file__):
+            os.unlink(__file__)
+        return super().loss(model, batch)
+"""
+
+
+def test_healthy_measurements_come_out_as_alone(tmp_path: Path, room: Path) -> None:
+    zoo = importlib.import_module("misdeeds").MISDEEDS
+    assert len(zoo) >= 50
+    (tmp_path / "fleeting.py").write_text(FLEETING, encoding="utf-8")
+    bad = [Job(f"bad/{how}", "g", f"misdeeds:Line@how={how}", TINY, seed=1) for how in (zoo if WHOLE else SAMPLE)]
+    bad.append(Job("bad/deletes its own file", "g", f"{tmp_path}/fleeting.py:Fleeting", TINY, seed=1))
+    share = 200 // len(bad) + 1 if WHOLE else 4
+    healthy = [Job(f"healthy/{n:03}", f"{1 + n % 7} * g", "misdeeds:Line", TINY, seed=n) for n in range(share * len(bad))]
+    jobs = [job for number, one in enumerate(bad) for job in (one, *healthy[share * number : share * (number + 1)])]
+    alone = List(healthy)
+    with Study.create(tmp_path / "alone.db", "x") as study:
+        drive(alone, SerialRunner(surrogate.measure), study, lookahead=4)
+    together = List(jobs)
+    runner = LocalRunner(2, surrogate.measure, time_limit=8, memory_limit=2**33, logs=room / "workers")
+    with Study.create(tmp_path / "together.db", "x") as study, runner:
+        drive(together, runner, study, lookahead=4)
+    for job in bad:
+        outcome = together.told[job.id]
+        print(f"{job.id:45} {outcome.status:10} {outcome.reason[:130]}")
+    assert {alone.told[job.id].status for job in healthy} == {Status.COMPLETED}
+    assert [job.id for job in healthy if exact(together.told[job.id]) != exact(alone.told[job.id])] == []
+    for job in bad:
+        outcome, reason = together.told[job.id], REASONS.get(job.id.removeprefix("bad/"))
+        assert outcome.status is Status.COMPLETED or outcome.reason, job.id
+        if reason is not None:
+            assert outcome.status is Status.FAILED, job.id
+            assert re.match(reason, outcome.reason), job.id
+    assert sum(file.stat().st_size for file in (room / "workers").iterdir()) < 2 * 2 * 2**20 + 2**18
+
+
+@pytest.mark.parametrize("how", NAMED if WHOLE else ["kills its parent"])
+def test_a_task_that_breaks_this_machine_s_rules_is_named_before_the_run(how: str, room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(room))
+    with pytest.raises(TaskError, match=rf"Task misdeeds:Line@how={how} cannot be trained: .*{NAMED[how]}"):
+        check_tasks([f"misdeeds:Line@how={how}"])
+
+
+def test_who_kills_its_parent_is_named_and_who_fills_a_disk_also_where_the_store_is_on_it(room: Path) -> None:
+    poison = importlib.import_module("poison")
+    jobs = [poison.job(name) for name in ("a", "kill-parent", "b", "fill", "c")]
+    with Study.create(room / "study.db", "x") as study:
+        source = List(jobs)
+        with pytest.raises(StudyError) as caught, session(study, poison.poisoned, Workers(), 1, room) as work:
+            work(source, 1)
+    assert source.told["kill-parent"].reason == f"{SAID_OF_PARENT}, 3 times with no other job beside it"
+    assert repr(source.told["a"]) == repr(poison.synthetic(jobs[0]))
+    assert re.search(r"the disk is full|No space left on device", str(caught.value))
+    assert re.search(r"What filled it is the measurement fill of task synthetic: it wrote 1[0-9.]+ MB until", str(caught.value))
