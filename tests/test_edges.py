@@ -29,3 +29,16 @@ def test_tables_mark_it_and_say_what_the_mark_means(
     text = capsys.readouterr().out
     assert ("0.1*" in text) is edge
     assert ("at the end of the learning rates that were tried" in text) is edge
+
+
+@pytest.mark.parametrize(("grid", "top"), [((0.0, 0.01), True), ((0.0, 0.01, 0.1), False)])
+def test_the_largest_weight_decay_is_marked_too(
+    grid: tuple[float, ...], top: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(finals, "PROTOCOL", Protocol(weight_decays=grid))
+    rows = compare(finals.final({"adamw": [0.1, 0.2]}, valid={"adamw": [0.1, 0.2]}))
+    assert [row.decay_edge for row in rows] == [top]
+    runs.print_comparisons(rows)
+    text = capsys.readouterr().out
+    assert ("0.01+" in text) is top
+    assert ("the largest weight decay that was tried" in text) is top

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from optevolve.config import FAST, Protocol, Schedule
 from optevolve.config_text import PRESETS, preset
-from optevolve.floors import Bar, surpasses
+from optevolve.floors import Bar, floors_said, surpasses
 from optevolve.records import Job, Outcome, Split, Status, TrainingCurve
 from optevolve.surrogate import measure
 from optevolve.tasks import TASKS, Batch, Task
@@ -191,3 +191,17 @@ def test_equal_up_to_rounding_is_no_better() -> None:
     assert not surpasses(diverged, diverged)
     assert surpasses(still, diverged)
     assert Bar(still=diverged).at(1) is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "changes", "said"),
+    [
+        ("logreg-digits", {}, "the task's own, a training score of 0.25 in trials and 0.4 in the full run"),
+        ("logreg-digits", {"first_floor": 0.3, "floor": 0.5}, "the protocol's, a training score of 0.3 and then 0.5"),
+        ("logreg-digits", {"floor": 0.5}, "the protocol's, a training score of 0.5"),
+        ("logreg-digits", {"early_stopping": False}, "none, since early stopping is off"),
+        ("quadratics", {}, "a rule must beat one that never moves"),
+    ],
+)
+def test_floors_are_said_with_their_numbers(spec: str, changes: dict[str, Any], said: str) -> None:
+    assert floors_said(spec, replace(Protocol(), **changes)) == said

@@ -1,6 +1,7 @@
 """What a person is told while a run goes on: the numbers, the plain lines, the live display."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -137,3 +138,14 @@ def test_live_display_leaves_one_line_per_stage() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00"), (90061, "25:01:01")])
 def test_clock_text(seconds: float, text: str) -> None:
     assert clock_text(seconds) == text
+
+
+def test_the_reference_is_no_best_rule_of_the_search() -> None:
+    tally = Tally()
+    tally.begin("reference", 1)
+    known = measured("adamw", 0.9)
+    assert not tally.add(replace(known, stage="reference"))
+    assert (tally.done, tally.best_text()) == (1, "none yet")
+    tally.begin("initial", 1)
+    assert tally.add(measured("own", 0.5))
+    assert tally.best_text() == "0.5000 (initial) rule-own"
