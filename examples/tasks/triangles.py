@@ -2,6 +2,10 @@
 
 optevolve search --task triangles.py:Triangles --preset quick --out runs/triangles
 optevolve compare adamw nesterov lion --task triangles.py:Triangles --out runs/triangles-known
+
+Verdict of the search (seed 0, five paired seeds, test accuracy): evolved-01, `momentum: a3 * (arctan(a9) * sign(g)) - aggmo(l)`, 0.840,
+does not beat tuned AdamW, the best of the baselines, 0.881 (difference -0.041, 95 % interval -0.093 to 0.011, corrected p = 0.095).
+The comparison, with longer runs: adamw 0.897, lion 0.804 (corrected p = 0.0004); three of nesterov's five runs diverged.
 """
 
 from dataclasses import dataclass
