@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
+from optevolve.statistics import rank_correlation
 from optevolve.tasks import load
 from optevolve.tasks.cheaper import resolution, with_resolution_share
 
@@ -89,31 +89,24 @@ def read(folder: Path, without: str | None = None) -> Calibration:
     return Calibration([row["rule"] for row in rows], scores, decades, content)
 
 
-def correlation(x: Scores, y: Scores) -> float:
-    """Spearman's; 0 where either ranks nothing."""
-    if np.all(x == x[0]) or np.all(y == y[0]):
-        return 0.0
-    return float(stats.spearmanr(x, y).statistic)
+def with_each(one: Scores, others: Scores, left_out: int | None = None) -> Scores:
+    """Mean correlation of one measurement, shape (…, rules), with the others, shape (…, rules, seeds)."""
+    found = rank_correlation(one[..., None, :], np.swapaxes(others, -1, -2))
+    return np.mean(found if left_out is None else np.delete(found, left_out, axis=-1), axis=-1)
 
 
-def with_each(one: Scores, others: Scores, left_out: int | None = None) -> float:
-    """Mean correlation of one measurement, shape (rules,), with the others, shape (rules, seeds)."""
-    return float(np.mean([correlation(one, others[:, k]) for k in range(others.shape[1]) if k != left_out]))
-
-
-def with_itself(scores: Scores) -> float:
-    return float(np.mean([correlation(scores[:, a], scores[:, b]) for a, b in combinations(range(scores.shape[1]), 2)]))
+def with_itself(scores: Scores) -> Scores:
+    """Mean correlation of the pairs of measurements, shape (…, rules, seeds)."""
+    pairs = combinations(range(scores.shape[-1]), 2)
+    return np.mean([rank_correlation(scores[..., a], scores[..., b]) for a, b in pairs], axis=0)
 
 
 def interval(cheap: Scores, dear: Scores) -> tuple[float, float, int]:
     """95 % bootstrap interval over rules of the ratio, and how many resamples had no ratio since the dear one did not agree with itself."""
-    rng, ratios = np.random.default_rng(0), []
-    for _ in range(RESAMPLES):
-        picks = rng.integers(len(cheap), size=len(cheap))
-        own = with_itself(dear[picks])
-        if own > 0:
-            ratios.append(with_each(cheap[picks], dear[picks]) / own)
-    low, high = np.percentile(ratios, [2.5, 97.5]) if ratios else (math.nan, math.nan)
+    picks = np.random.default_rng(0).integers(len(cheap), size=(RESAMPLES, len(cheap)))
+    own = with_itself(dear[picks])
+    ratios = with_each(cheap[picks], dear[picks])[own > 0] / own[own > 0]
+    low, high = np.percentile(ratios, [2.5, 97.5]) if len(ratios) else (math.nan, math.nan)
     return float(low), float(high), RESAMPLES - len(ratios)
 
 
@@ -125,7 +118,7 @@ def print_by_rate(cheap: Calibration, dear: Calibration) -> None:
     middle = np.median(apart[known]) if known.any() else math.nan
     print(f"learning rate, cheap over dear {middle:+6.2f} decades, median of {known.sum()} rules")
     for name, group in ((f"within {NEAR} decades", near), ("further apart", known & ~near)):
-        found = correlation(cheap.scores[group].mean(axis=1), dear.scores[group].mean(axis=1)) if group.sum() > 2 else math.nan
+        found = rank_correlation(cheap.scores[group].mean(axis=1), dear.scores[group].mean(axis=1)) if group.sum() > 2 else math.nan
         print(f"  {name:<20} {group.sum():3d} rules, means agree to {found:6.3f}")
 
 
@@ -167,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         one = cheap.scores[:, k]
         low, high, without = interval(one, dear.scores)
         ratio = with_each(one, dear.scores) / own if own > 0 else math.nan
-        each = ", ".join(f"{correlation(one, dear.scores[:, j]):.3f}" for j in range(dear.scores.shape[1]))
+        each = ", ".join(f"{found:.3f}" for found in rank_correlation(one, dear.scores.T))
         print(f"cheap, measurement {k}, with dear {each}; mean {with_each(one, dear.scores):.3f}")
         print(f"  ratio                        {ratio:6.3f}, 95 % interval {low:.3f} to {high:.3f} over rules")
         if without:

@@ -39,6 +39,7 @@ from optevolve.run.store import Study
 from optevolve.run.trial import check_tasks
 from optevolve.space import UpdateRule
 from optevolve.space.paper_notation import parse_paper
+from optevolve.statistics import rank_correlation
 from optevolve.tasks import AnyTask, spec_for, spec_of
 
 __all__ = ["Agreement", "Reference", "agreement", "calibrate", "choose", "read_log", "told_apart"]
@@ -278,15 +279,15 @@ def agreement(
     accuracies = np.array([reference.accuracy for reference in chosen])
     means = scores.mean(axis=1)
     resampled = stats.bootstrap(
-        (accuracies, stats.rankdata(means)), _rank_correlation, paired=True, vectorized=False, n_resamples=_RESAMPLES,
-        method="percentile", rng=np.random.default_rng(seed),
+        (accuracies, stats.rankdata(means)), lambda x, y, axis: rank_correlation(x, y), paired=True, vectorized=True,
+        n_resamples=_RESAMPLES, method="percentile", rng=np.random.default_rng(seed),
     )  # fmt: skip
     interval = (float(resampled.confidence_interval.low), float(resampled.confidence_interval.high))
     own, log = _own_reliability(scores), _log_reliability(references, accuracies)
     ceiling = None if own is None or log is None else math.sqrt(max(0.0, own) * max(0.0, log))
     completed = int(np.isfinite(scores).all(axis=1).sum())
     steps, seconds = sum(outcome.steps for outcome in outcomes), sum(outcome.seconds for outcome in outcomes)
-    return Agreement(_rank_correlation(accuracies, means), interval, own, log, ceiling, len(chosen), completed, steps, seconds)
+    return Agreement(float(rank_correlation(accuracies, means)), interval, own, log, ceiling, len(chosen), completed, steps, seconds)
 
 
 def told_apart(outcomes: Sequence[Sequence[Outcome]]) -> float | None:
@@ -301,18 +302,11 @@ def told_apart(outcomes: Sequence[Sequence[Outcome]]) -> float | None:
     return float(np.mean([max(one[0], other[0]) > min(one[1], other[1]) for one, other in pairs])) if pairs else None
 
 
-def _rank_correlation(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
-    """Spearman's; 0 where either is constant, for then it ranks nothing."""
-    if np.all(x == x[0]) or np.all(y == y[0]):
-        return 0.0
-    return float(stats.spearmanr(x, y).statistic)
-
-
 def _own_reliability(scores: npt.NDArray[np.float64]) -> float | None:
     seeds = scores.shape[1]
     if seeds < 2:
         return None
-    single = float(np.mean([_rank_correlation(scores[:, a], scores[:, b]) for a, b in combinations(range(seeds), 2)]))
+    single = float(np.mean([rank_correlation(scores[:, a], scores[:, b]) for a, b in combinations(range(seeds), 2)]))
     return seeds * single / (1 + (seeds - 1) * single) if single > 0 else single
 
 

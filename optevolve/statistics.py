@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
-__all__ = ["holm", "mean_interval", "paired_p", "t_quantile"]
+__all__ = ["holm", "mean_interval", "paired_p", "rank_correlation", "t_quantile"]
 
 
 @lru_cache(maxsize=256)
@@ -65,3 +66,21 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         largest = max(largest, min(1.0, (len(made) - done) * p))
         corrected[place] = largest
     return corrected
+
+
+def rank_correlation(x: npt.ArrayLike, y: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Spearman's rank correlation along the last axis, ties at their mean rank; 0 where either is constant, for then it ranks nothing.
+
+    Args:
+        x, y: shapes (…, n) that broadcast, n at least 1; not NaN.
+    Returns:
+        Shape (…), in [-1, 1].
+    """
+    from scipy import stats  # slow to import
+
+    one, other = (stats.rankdata(values, axis=-1) for values in np.broadcast_arrays(x, y))
+    varies = (np.ptp(one, axis=-1) > 0) & (np.ptp(other, axis=-1) > 0)
+    a, b = (values - values.mean(axis=-1, keepdims=True) for values in (one, other))
+    size = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
+    found: npt.NDArray[np.float64] = np.where(varies, (a * b).sum(axis=-1) / np.where(varies, size, 1), 0.0)
+    return found

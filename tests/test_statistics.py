@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from optevolve.statistics import holm, mean_interval, paired_p, t_quantile
+from optevolve.statistics import holm, mean_interval, paired_p, rank_correlation, t_quantile
 
 FINITE = st.floats(-1e3, 1e3)
 
@@ -53,3 +53,12 @@ def test_holm_never_lowers_nor_reorders(values: list[float]) -> None:
     assert [q for _, q in sorted(zip(values, corrected, strict=True))] == sorted(corrected)
     if values:
         assert min(corrected) == pytest.approx(min(1.0, len(values) * min(values)))
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.sampled_from([-math.inf, 0.0, 0.5, 2.0])), min_size=2, max_size=12))
+def test_rank_correlation_is_scipy_s_row_by_row_and_nought_where_nothing_is_ranked(pairs: list[tuple[int, float]]) -> None:
+    x, y = (np.array(values, dtype=float) for values in zip(*pairs, strict=True))
+    constant = len(set(x)) == 1 or len(set(y)) == 1
+    expected = 0.0 if constant else stats.spearmanr(x, y).statistic
+    rows = rank_correlation(np.stack([x, x[::-1]]), np.stack([y, y[::-1]]))
+    assert rows == pytest.approx([expected, expected])

@@ -1,10 +1,14 @@
 """The comparison of two calibrations: what it computes from folders made here, and what it refuses."""
 
+import importlib.util
+import io
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -31,9 +35,26 @@ def write(folder: Path, scores: np.ndarray, *, steps: int, seconds: float, seed:
     return folder
 
 
+@cache
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmarks_protocols", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def compare(*folders: Path | str) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, str(SCRIPT), *map(str, folders)], capture_output=True, text=True, timeout=120)
-    return done.returncode, done.stdout + done.stderr
+    """Exit code and what is printed, as of the script as a process."""
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        try:
+            code = script().main([str(folder) for folder in folders])
+        except SystemExit as ended:
+            code = 1
+            said.write(str(ended.code))
+    return code, said.getvalue()
 
 
 def noisy(seed: int, seeds: int, noise: float) -> np.ndarray:
