@@ -23,9 +23,8 @@ def check_checkpoint(name: str, rule: str, states: Sequence[str], loaded: Mappin
         ValueError: if it is refused.
     """
     for group, saved in zip(groups, loaded["param_groups"], strict=False):
-        other = saved.get("rule", rule)  # older ones do not say
-        if other != rule:
-            raise ValueError(f"Expected a checkpoint of {name} ({rule}), got one of the rule {other}. Build the optimizer that wrote it.")
+        if saved.get("rule", rule) != rule:  # older ones do not say
+            raise ValueError(f"Expected a checkpoint of {name} ({rule}), got one of {saved['rule']}. Build the optimizer that wrote it.")
         named, now = saved.get("param_names") or [], group.get("param_names") or []
         if named != now and sorted(named) == sorted(now):
             raise ValueError(f"Expected parameters in the checkpoint's order {named}, got {now}. Give them in that order.")

@@ -33,17 +33,12 @@ def compiled_step(
     def step(p: Tensor, g: Tensor, states: list[Tensor], scalars: Tensor, keys: Tensor) -> None:
         values = scalars.unbind()
         hyper = dict(zip(given, values, strict=False))
-        row = values[len(given) :]
-        w = p
-        if p.dtype in LOW_PRECISION:
-            w, g = p.float(), g.float()
-        if maximize:
-            g = -g
+        w, g = (p.float(), g.float()) if p.dtype in LOW_PRECISION else (p, g)
+        g = -g if maximize else g
         random = [draw(primitive, key, w) for primitive, key in zip(draws, keys.unbind(), strict=True)]
-        w_next, *states_next = advance(w, g, *states, *row, *random, **hyper, reduce=Reduce())
-        p.copy_(w_next)
-        for state, state_next in zip(states, states_next, strict=True):
-            state.copy_(state_next)
+        after = advance(w, g, *states, *values[len(given) :], *random, **hyper, reduce=Reduce())
+        for tensor, value in zip([p, *states], after, strict=True):
+            tensor.copy_(value)
 
     # torch.compile counts recompilations by code object, so each rule gets its own.
     own = FunctionType(step.__code__.replace(), step.__globals__, f"step_of_{advance.__qualname__}", None, step.__closure__)

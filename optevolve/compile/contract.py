@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any, ClassVar
 
 import torch
@@ -135,13 +136,10 @@ class RuleOptimizer(Optimizer):
             check_checkpoint(type(self).__name__, self.RULE, self.STATES, loaded, self.param_groups)
             seen.append(loaded)
 
-        handle = self.register_load_state_dict_pre_hook(remember)
-        restore = self.register_load_state_dict_post_hook(lambda _: self._restore(seen[-1]), prepend=True)  # export if states
-        try:
+        with ExitStack() as held:
+            held.enter_context(self.register_load_state_dict_pre_hook(remember))
+            held.enter_context(self.register_load_state_dict_post_hook(lambda _: self._restore(seen[-1]), prepend=True))  # export if states
             super().load_state_dict(state_dict)
-        finally:
-            handle.remove()
-            restore.remove()  # export if states
         for group, given, saved in zip(self.param_groups, before, seen[-1]["param_groups"], strict=True):
             if self.WEIGHT_DECAY and "rule" not in saved:  # written when this decay was part of the rule  # export never
                 group["weight_decay"] += self.WEIGHT_DECAY
@@ -165,10 +163,7 @@ class RuleOptimizer(Optimizer):
         Returns:
             What the closure returns; None without one.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = None if closure is None else torch.enable_grad()(closure)()
         first = 0
         for group in self.param_groups:
             if again := self._again(group):  # export never
@@ -356,19 +351,15 @@ class RuleOptimizer(Optimizer):
         reduce = reduce or reduce_of(part.params, targets)
         w, g, *before = (join(tensors) for tensors in (targets, grads, *states))
         w = w.clone() if group["differentiable"] else w
-        if w.dtype in LOW_PRECISION:
-            w, g = w.float(), g.float()
-        if group["maximize"]:
-            g = -g
+        w, g = (w.float(), g.float()) if w.dtype in LOW_PRECISION else (w, g)
+        g = -g if group["maximize"] else g
         draws = [
             join([draw(primitive, key + first, x) for first, x in zip(part.firsts, targets, strict=True)])
             for primitive, key in zip(self.DRAWS, keys, strict=True)
         ]
         w_next, *after = self.advance(w, g, *before, *numbers, *draws, **self._given(group, lr), reduce=reduce)
-        if isinstance(lr, Tensor):
-            w_next = torch.where(lr == 0, w, w_next)
         if isinstance(lr, Tensor) or lr != 0:
-            scatter(targets, w_next)
+            scatter(targets, torch.where(lr == 0, w, w_next) if isinstance(lr, Tensor) else w_next)
         for name, values, value in zip(self.STATES, states, after, strict=True):
             if group["differentiable"]:  # the old value may be needed by autograd
                 self.state[p][name] = torch.view_as_complex(value) if p.is_complex() else value.clone()

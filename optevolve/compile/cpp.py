@@ -198,21 +198,17 @@ def _lines(lines: list[str], indent: int) -> str:
 _PRELUDE = """\
 #include <ATen/cpu/vec/vec.h>
 #include <vector>
-
 using V = at::vec::Vectorized<float>;
 constexpr int64_t WIDTH = V::size(), CHUNK = 16384;
 struct Piece { int64_t tensor, start, size; };
 
-template <bool FULL, typename T>
-static inline V load(const T* p, int64_t n) {
+template <bool FULL, typename T> static inline V load(const T* p, int64_t n) {
   if constexpr (std::is_same_v<T, float>) return FULL ? V::loadu(p) : V::loadu(p, n);
   alignas(64) float b[WIDTH];
   for (int64_t j = 0; j < WIDTH; ++j) b[j] = FULL || j < n ? static_cast<float>(p[j]) : 0.0f;
   return V::loadu(b);
 }
-
-template <bool FULL, typename T>
-static inline void store(T* p, int64_t n, const V& x) {
+template <bool FULL, typename T> static inline void store(T* p, int64_t n, const V& x) {
   if constexpr (std::is_same_v<T, float>) return FULL ? x.store(p) : x.store(p, n);
   alignas(64) float b[WIDTH];
   x.store(b);
@@ -325,7 +321,7 @@ _LOOP = """\
 """
 
 _ADVANCE = (
-    """
+    """\
 static void advance({parameters}) {{
   {head}
 """
@@ -362,7 +358,7 @@ _NORMS = """\
   }};"""
 
 _STEP = """\
-{prelude}{passes}
+{prelude}{passes}\
 extern "C" void step(int64_t count, void* const* pointers, const int64_t* sizes, const double* numbers, int threads{keys}) {{
   std::vector<Piece> pieces;
   int64_t elements = 0;

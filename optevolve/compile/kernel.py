@@ -53,13 +53,9 @@ class FusedStep(NamedTuple):
         """
         pointers = pointers_of([tensor for row in tensors for tensor in row])
         values = [*scalars, *self.constants]
-        arguments = [
-            ctypes.c_int64(len(tensors)),
-            (ctypes.c_void_p * len(pointers))(*pointers),
-            (ctypes.c_int64 * len(tensors))(*(row[0].numel() for row in tensors)),
-            (ctypes.c_double * len(values))(*values),
-            ctypes.c_int(torch.get_num_threads()),
-        ]
+        sizes = (ctypes.c_int64 * len(tensors))(*(row[0].numel() for row in tensors))
+        arguments: list[Any] = [ctypes.c_int64(len(tensors)), (ctypes.c_void_p * len(pointers))(*pointers), sizes]
+        arguments += [(ctypes.c_double * len(values))(*values), ctypes.c_int(torch.get_num_threads())]
         if self.uniforms:  # export if draws
             flat_keys = [key & 0xFFFFFFFF for row in keys for key in row]
             arguments.append((ctypes.c_uint32 * len(flat_keys))(*flat_keys))
@@ -141,6 +137,7 @@ def shared_object(text: str) -> Path | None:
         if path.stem == f"{digest}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}":
             return path
         _say_once(f"{path} is damaged, and is made anew", "A compiled step was not loaded")
+        path.unlink(missing_ok=True)
     compiler = next((found for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name and (found := shutil.which(name))), None)
     if compiler is None:
         _say_once("no C++ compiler was found (looked for $CXX, g++, clang++, c++)")
@@ -157,8 +154,6 @@ def shared_object(text: str) -> Path | None:
         if done.returncode != 0:
             _say_once(f"{compiler} failed: {done.stderr.strip()[-500:]}")
             return None
-        for damaged in folder.glob(f"{digest}-*.so"):
-            damaged.unlink(missing_ok=True)
         path = folder / f"{digest}-{hashlib.sha256(made.read_bytes()).hexdigest()[:16]}.so"
         made.replace(path)  # atomic: another process sees all of it or nothing
     return path

@@ -73,8 +73,7 @@ RECORDED: list[list[float]] = [
 def self_test() -> None:
     """Replays the recorded trajectory in each way to run the step, interrupted and resumed from a checkpoint in the middle."""
     element = torch.arange({size}, dtype=torch.float64)
-    ways: list[dict[str, bool]] = [{options}]
-    for options in ways:
+    for options in ({options}):
         w = torch.nn.Parameter(torch.cos(element).float())
         optimizer = {name}([w], lr={lr}, total_steps={steps}, **options)
         for t, expected in enumerate(RECORDED):
@@ -85,8 +84,7 @@ def self_test() -> None:
             w.grad = torch.sin(1.3 * element + 0.7 * t + 0.1).float()
             optimizer.step()
             message = f"step {{t}} with {{options}}: {{w.tolist()}} instead of {{expected}}"
-            recorded = torch.tensor(expected, dtype=torch.float32)
-            torch.testing.assert_close(w.detach(), recorded, rtol={tolerance}, atol={tolerance}, equal_nan=True, msg=message)
+            torch.testing.assert_close(w.detach(), torch.tensor(expected), rtol={tolerance}, atol={tolerance}, equal_nan=True, msg=message)
     print(f"{name}: {{len(RECORDED)}} steps agree with the recorded trajectory")
 
 

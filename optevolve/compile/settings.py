@@ -8,8 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from optevolve.compile.work import step_count
-
 __all__ = ["GROUP_KEYS", "check_settings", "is_within", "unknown_settings"]
 
 # What a group of parameters may hold beside settings: torch's own, what its schedulers put there, and what users tell groups apart by.
@@ -46,10 +44,10 @@ def check_settings(name: str, group: Mapping[str, Any], needs_total_steps: bool)
         group: every setting.
         needs_total_steps: whether the rule has decays.
     Raises:
-        ValueError: if one is out of range, or total_steps is missing.
+        ValueError: if one is out of range, or total_steps is missing; what it may be, `step_count` says.
         RuntimeError: if two ways to run the step exclude each other.
     """
-    lr, total = group["lr"], group["total_steps"]
+    lr = group["lr"]
     if lr is None:  # export never
         raise ValueError(f"Expected lr, since no learning rate is recommended for {name}, got None.")
     if isinstance(lr, Tensor) and lr.numel() != 1:
@@ -59,10 +57,8 @@ def check_settings(name: str, group: Mapping[str, Any], needs_total_steps: bool)
     for key, high in (("lr", math.inf), ("momentum", 1), ("weight_decay", math.inf)):
         if not isinstance(group[key], Tensor) and not is_within(group[key], 0, high):
             raise ValueError(f"Expected {key} {'in [0, 1]' if high == 1 else 'of at least 0'}, a number, got {group[key]!r}.")
-    if total is None and needs_total_steps:  # export if decays
+    if needs_total_steps and group["total_steps"] is None:  # export if decays
         raise ValueError(f"Expected total_steps, since the rule has decays ({group['rule']}), got None. Give the steps of the run.")
-    if total is not None:
-        step_count(total)
     ways = [way for way in ("fused", "foreach", "differentiable") if group[way]]
     if len(ways) > 1:
         raise RuntimeError(f"Expected at most one of fused, foreach and differentiable, got {' and '.join(ways)}. Leave the others out.")

@@ -69,8 +69,7 @@ def state_dtype(p: Tensor) -> torch.dtype:
 
 def plain(tensor: Tensor) -> Tensor:
     """The tensor as real numbers on this process: the local shard of a distributed one, a complex one viewed as pairs."""
-    if hasattr(tensor, "to_local"):
-        tensor = tensor.to_local()
+    tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
