@@ -207,15 +207,17 @@ class LocalRunner:
         ended = []
         nearly_full = self._disks.nearly_full()
         for worker in list(self._workers.values()):
-            worker.look()
             run = self._running.get(worker)
+            crowded = run is not None and worker.is_crowded(_FAMILY)
+            if not crowded:
+                worker.look()
             if run is None:
                 continue
-            limit, relatives = self._limit.seconds(run.job), len(worker.time.relatives)
-            if worker.time.seconds > limit:
-                ended.append(self._fail(worker, f"took longer than its time limit of {limit:.3g} s"))
-            elif relatives > _FAMILY:
+            limit = self._limit.seconds(run.job)
+            if crowded:
                 ended.append(self._fail(worker, f"started more than {_FAMILY} processes, which its task or its rule must not"))
+            elif worker.time.seconds > limit:
+                ended.append(self._fail(worker, f"took longer than its time limit of {limit:.3g} s"))
             elif filled := _filled(run.free, nearly_full, worker.written.bytes):
                 ended.append(self._fail(worker, f"wrote {filled}, which its task or its rule must not"))
             elif worker.time.stopped > _STOPPED:

@@ -20,7 +20,7 @@ from optevolve.records import Job
 from optevolve.run.disk import Written
 from optevolve.run.guard import Ended
 from optevolve.run.output import OutputLog, drain
-from optevolve.run.own_time import OwnTime, family
+from optevolve.run.own_time import OwnTime, family, is_crowded
 from optevolve.run.worker import Done, Named, Ready, serve
 
 __all__ = ["Arrival", "Garbled", "Gone", "WorkerProcess"]
@@ -125,6 +125,10 @@ class WorkerProcess:
         self.written = Written((self.time.process, *self.time.relatives))
         with suppress(OSError):
             self._jobs.send((job, offered))
+
+    def is_crowded(self, most: int) -> bool:
+        """Whether it has more descendants than that, where the system says it at once; else as of the last look."""
+        return is_crowded(self.pid, most) or len(self.time.relatives) > most
 
     def look(self) -> None:
         """Brings clock and account up to date, and notices a death that the pipe does not show because a descendant still holds it."""

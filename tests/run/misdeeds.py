@@ -46,10 +46,11 @@ def _forks(each: Callable[[], object] = lambda: None, wait: float = 0.01) -> Non
 
 
 def _doubles() -> None:
-    """Every child forks on, as fast as it can; ends by itself after 20 seconds, should nobody end it."""
+    """Every child forks on; ends by itself after 20 seconds, should nobody end it."""
     end = time.monotonic() + 20
     while time.monotonic() < end:
         os.fork()
+        time.sleep(0.2)
     os._exit(0)
 
 
@@ -136,6 +137,7 @@ MISDEEDS: dict[str, Callable[[], object]] = {
     "fills the disk and stays": _fills_and_stays,
     "forks without end": _forks,
     "forks sessions without end": lambda: _forks(os.setsid),
+    "doubles without end": _doubles,
     "leaves a thread that computes": lambda: threading.Thread(target=_spin, daemon=True).start(),
     "leaves a process that computes": lambda: _KEPT.append(subprocess.Popen([sys.executable, "-c", "while True: pass"])),
     "leaves a timer": lambda: signal.setitimer(signal.ITIMER_REAL, 0.05),

@@ -89,6 +89,12 @@ def poisoned(job: Job) -> Outcome:
                 os.setsid()
                 time.sleep(600)
             time.sleep(0.01)
+    if word == "double":  # every child forks on
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            os.fork()
+            time.sleep(0.2)
+        os._exit(0)
     if word == "kill-parent":
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(60)

@@ -55,6 +55,7 @@ def text(outcomes: dict[str, Outcome]) -> dict[str, str]:
     return {name: repr((outcome, outcome.curves)) for name, outcome in sorted(outcomes.items())}
 
 
+@pytest.mark.timeout(300 + 20 * KILLS)
 def test_workers_killed_and_stopped_at_random_moments_change_no_row() -> None:
     """Each is killed by a signal, or stopped for longer than the time limit, and then continued or killed; no job thrice."""
     jobs = [poison().job(f"{number:03}", f"sleep 0.{number % 3}", seed=number) for number in range(10 * KILLS)]
@@ -86,7 +87,7 @@ def test_workers_killed_and_stopped_at_random_moments_change_no_row() -> None:
                 else:
                     os.kill(pid, dice.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGABRT]))
 
-        found = measured(runner, jobs, disturb)
+        found = measured(runner, jobs, disturb, seconds=240 + 20 * KILLS)
     assert killed == KILLS
     assert text(found) == text(expected)
 
@@ -128,12 +129,13 @@ def marked(mark: str) -> list[psutil.Process]:
     return found
 
 
-def test_who_forks_without_end_is_named_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rule", ["fork", "double"])
+def test_who_forks_without_end_is_named_and_leaves_nothing_behind(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     resource_tracker.ensure_running()  # it outlives the runner, so it is to have no mark
     mark = f"OPTEVOLVE_TEST_{uuid.uuid4().hex}"
     monkeypatch.setenv(mark, "1")
     with LocalRunner(1, poison().poisoned) as runner:
-        found = measured(runner, [poison().job("fork", "fork"), poison().job("healthy")])
+        found = measured(runner, [poison().job("fork", rule), poison().job("healthy")])
         (worker,) = runner._workers.values()
         left = [process for process in marked(mark) if process.pid not in (worker.pid, worker.process.pid)]
         assert marked(mark), "the mark reaches no worker"

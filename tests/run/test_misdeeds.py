@@ -52,6 +52,7 @@ REASONS = NAMED | {
     "deadlocks in C": "took longer than its time limit",
     "fills the disk and stays": r"wrote .* until 0 bytes were left on the disk of .*, which its task or its rule must not",
     "forks sessions without end": r"started more than 64 processes",
+    "doubles without end": r"started more than 64 processes",
     "returns a giant": "",
     "takes all memory": "MemoryError",
 }

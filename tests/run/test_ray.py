@@ -85,7 +85,7 @@ def patiently(start: Callable[[], Any]) -> Any:
         try:
             return start()
         except Exception as error:  # Ray's own has no kind
-            if "timed out during startup" not in str(error):
+            if not any(words in str(error) for words in ("timed out during startup", "registration may not be complete yet")):
                 raise
     return start()
 
