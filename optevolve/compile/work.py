@@ -14,6 +14,7 @@ __all__ = ["CHUNK", "LOW_PRECISION", "Work", "numbers_of", "plain", "shard_offse
 
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 CHUNK = 512  # steps whose numbers are computed at once
+_LARGEST = torch.finfo(torch.float32).max
 
 
 class Work(NamedTuple):
@@ -58,7 +59,8 @@ def step_count(total: Any) -> int:
 def numbers_of(numbers: Callable[..., tuple[Tensor, ...]], chunk: int, total: int | None) -> list[tuple[float, ...]]:
     """The rule's numbers at each of the `CHUNK` steps from `chunk * CHUNK` on."""
     t = torch.arange(chunk * CHUNK, (chunk + 1) * CHUNK, dtype=torch.float64)
-    columns = [column.tolist() for column in numbers(t, total)]
+    # Beyond float32 a number is infinite, and some of torch's functions on float32 tensors take it in no other spelling.
+    columns = [torch.where(column.abs() > _LARGEST, column * torch.inf, column).tolist() for column in numbers(t, total)]
     return list(zip(*columns, strict=True)) if columns else [()] * CHUNK
 
 
