@@ -1,12 +1,11 @@
 """Text for terminals that do not know every character, and from sources that may hold what a terminal would obey."""
 
 import codecs
-import re
 import sys
 import unicodedata
 from typing import Any
 
-__all__ = ["HANDLER", "fitting", "shielded", "tolerate"]
+__all__ = ["HANDLER", "clipped", "fitting", "shielded", "tolerate"]
 
 HANDLER = "optevolve.readable"  # of encoding errors: a readable spelling in place of what an encoding lacks
 
@@ -18,8 +17,8 @@ _SPELLINGS = {
     **dict(zip("▁▂▃▄▅▆▇█", "._-=+*%#", strict=True)), **dict.fromkeys("─━╌╍╴╶╸╺", "-"), **dict.fromkeys("│┃╎╏", "|"),
     **dict.fromkeys("┌┐└┘├┤┬┴┼╭╮╰╯┏┓┗┛┡┩", "+"),
 }  # fmt: skip
-# Control characters but for the ends of lines and tabs, and marks that turn the direction of writing.
-_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Control characters, those that format, such as marks that turn the direction of writing, lone surrogates, ends of lines and paragraphs.
+_OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def _readable(error: UnicodeError) -> tuple[str, int]:
@@ -44,9 +43,31 @@ def fitting(text: str, encoding: str | None) -> str:
     return text.encode(name, HANDLER).decode(name)
 
 
-def shielded(text: str) -> str:
-    """The text with escape sequences and other control characters made visible, so that no terminal obeys them."""
-    return _OBEYED.sub(lambda found: f"\\x{ord(found[0]):02x}" if ord(found[0]) < 256 else f"\\u{ord(found[0]):04x}", text)
+def shielded(text: str, *, kept: str = "\n\t", long: bool = False) -> str:
+    """The text with escape sequences and other characters that are obeyed, not shown, spelled as escapes: no terminal obeys them.
+
+    Args:
+        text: from a store, a task, a rule or a file.
+        kept: which of these characters stay as they are.
+        long: spell all of them with four digits or eight, as TOML and JSON do.
+    """
+    if text.isprintable():
+        return text
+    return "".join(_escape(ord(c), long) if c not in kept and unicodedata.category(c) in _OBEYED else c for c in text)
+
+
+def _escape(point: int, long: bool) -> str:
+    if point < 0x100 and not long:
+        return f"\\x{point:02x}"
+    return f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
+
+
+def clipped(text: str, most: int) -> str:
+    """The text, or its beginning and how long it was: at most `most` characters, of which there are some forty."""
+    if len(text) <= most:
+        return text
+    note = f"… ({len(text):,} characters)"
+    return text[: most - len(note)] + note
 
 
 def tolerate() -> None:

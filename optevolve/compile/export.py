@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from optevolve.compile.self_test import self_test
 from optevolve.compile.tailor import briefly, imports_for, short_signatures, tailor, without_unused
 from optevolve.compile.writing import checked_name, comment, docstring, free_name, names_in, write_python, write_whole
 from optevolve.errors import ExportError
+from optevolve.printable import clipped
 from optevolve.space.latex import latex
 from optevolve.space.rule import UpdateRule
 from optevolve.space.simplify import simplify
@@ -55,7 +57,7 @@ def export(
         The path.
     Raises:
         ExportError: if name is no identifier or has another use in the file, the path is called as a module that the file imports, the
-            format is unknown or the file cannot be written.
+            format is unknown, the learning rate or weight decay is not finite, or the file cannot be written.
     """
     path = Path(path)
     made = "".join(word[:1].upper() + word[1:] for word in re.split(r"[^A-Za-z0-9]+", path.stem)) or "EvolvedOptimizer"
@@ -92,6 +94,11 @@ def python_source(
 
 
 def _torch_source(rule: UpdateRule, name: str, about: list[str], learning_rate: float | None, weight_decay: float) -> str:
+    for what, value in (("learning rate", learning_rate or 0.0), ("weight decay", weight_decay)):
+        if not math.isfinite(value):
+            raise ExportError(
+                f"Expected a finite {what} to recommend, got {value}. 'optevolve verify' says whether the run's store is sound."
+            )
     lean = emit_text(rule, whole=False, numbers=_NUMBERS)
     kernel = _kernel(lean)
     features, absent = _needs(rule, lean, kernel)
@@ -288,14 +295,15 @@ def _about(
     if (shorter := simplify(rule)) != rule:
         lines += [f"Simplified: {shorter}"]
     if provenance:
-        lines += ["", *textwrap.wrap(f"Provenance: {provenance}", 128)]
+        lines += ["", *textwrap.wrap(f"Provenance: {clipped(provenance, _WORDS)}", 128)]
     for note in notes:
-        lines += ["", *textwrap.wrap(note, 128)]
+        lines += ["", *textwrap.wrap(clipped(note, _WORDS), 128)]
     if scores:
-        lines += ["", "Scores:", *(f"    {task}: {score:.4g}" for task, score in scores.items())]
+        lines += ["", "Scores:", *(f"    {clipped(task, _NAME)}: {score:.4g}" for task, score in scores.items())]
     return lines
 
 
+_WORDS, _NAME = 4000, 500  # characters of what others say of a rule, and of a name among it
 _NUMBERS = "numbers_at"
 _MODULES = (contract, work, settings, checkpoint, reduce, draws, bessel, packed, cpp, kernels, compiled, schedulers)
 _OVERRIDES = ("step", "add_param_group", "load_state_dict", "get_lr", "restype")

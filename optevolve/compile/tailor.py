@@ -163,18 +163,30 @@ def without_unused(source: str, kept: Collection[str]) -> str:
         source: Python text.
         kept: names that are used from outside.
     """
+    tree = ast.parse(source)
+    owners = {member: node for node in tree.body if isinstance(node, ast.ClassDef) for member in node.body}
+    used = {node: _names(node) for node in [*owners, *(node for node in tree.body if not isinstance(node, ast.ClassDef))]}
+    for cls in dict.fromkeys(owners.values()):  # after their members: what goes with these no longer counts in their class
+        members = (used[member] for member in cls.body)
+        used[cls] = sum(members, sum(map(_names, [*cls.bases, *cls.keywords, *cls.decorator_list]), Counter[str]()))
+    total = sum((used[node] for node in tree.body), Counter[str]())
+    gone: set[ast.stmt] = set()
     while True:
-        tree = ast.parse(source)
-        total, gone = _names(tree), set[int]()
-        classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-        for node in [*tree.body, *(member for cls in classes for member in cls.body)]:
+        before = len(gone)
+        for node, own in used.items():
             name = _defined(node)
-            if name is None or name in kept or re.fullmatch("__.*__", name) or total[name] > _names(node)[name]:
+            if name is None or name in kept or re.fullmatch("__.*__", name) or total[name] > own[name]:
                 continue
-            gone.update(range(_first_line(node), (node.end_lineno or node.lineno) + 1))
-        if not gone:
-            return _tidy(source)
-        source = "\n".join(line for i, line in enumerate(source.splitlines(), 1) if i not in gone)
+            if node in gone or owners.get(node) in gone:
+                continue
+            gone.add(node)
+            total -= own
+            if node in owners:
+                used[owners[node]] -= own
+        if len(gone) == before:
+            break
+    lines = {line for node in gone for line in range(_first_line(node), (node.end_lineno or node.lineno) + 1)}
+    return _tidy("\n".join(line for i, line in enumerate(source.splitlines(), 1) if i not in lines))
 
 
 def _names(tree: ast.AST) -> Counter[str]:
@@ -200,14 +212,13 @@ def imports_for(source: str, modules: Collection[str]) -> str:
     """The imports of these texts of modules that the source needs, merged and in order; none of the package's own."""
     used = _names(ast.parse(source))
     found: dict[str, set[str]] = {}
-    for module in modules:
-        for node in ast.parse(module).body:
-            if isinstance(node, ast.Import):
-                found |= {f"import {alias.name}": set() for alias in node.names if used[alias.asname or alias.name]}
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.module.startswith("optevolve"):
-                names = {alias.name for alias in node.names if used[alias.name] or node.module == "__future__"}
-                if names:
-                    found.setdefault(f"from {node.module} import ", set()).update(names)
+    for node in (node for module in modules for node in _imports(module)):
+        if isinstance(node, ast.Import):
+            found |= {f"import {alias.name}": set() for alias in node.names if used[alias.asname or alias.name]}
+        elif node.module and not node.module.startswith("optevolve"):
+            names = {alias.name for alias in node.names if used[alias.name] or node.module == "__future__"}
+            if names:
+                found.setdefault(f"from {node.module} import ", set()).update(names)
     blocks: list[list[str]] = [[], [], []]
     for line in sorted(found, key=lambda line: (line.startswith("from"), line)):
         block = 0 if "__future__" in line else 2 if line.split()[1].split(".")[0] == "torch" else 1
@@ -239,6 +250,11 @@ def short_signatures(source: str) -> str:
         elif len(inner := " " * (node.col_offset + 4) + arguments) <= _LONGEST:
             lines[node.lineno : last] = [inner, *[_GONE] * (last - node.lineno - 1)]
     return "\n".join(line for line in lines if line is not _GONE) + "\n"
+
+
+@lru_cache(maxsize=64)
+def _imports(module: str) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    return tuple(node for node in ast.parse(module).body if isinstance(node, ast.Import | ast.ImportFrom))
 
 
 def _tidy(source: str) -> str:

@@ -10,27 +10,22 @@ import builtins
 import keyword
 import os
 import secrets
-import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from optevolve.errors import ExportError
 from optevolve.files import require_folder
+from optevolve.printable import clipped, shielded
 
 __all__ = ["checked_name", "comment", "docstring", "free_name", "names_in", "one_line", "write_python", "write_whole"]
 
 _LONGEST = 140
-# Control characters, formatting ones such as those that turn the direction of writing, lone surrogates, line and paragraph separators.
-_UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def one_line(text: str) -> str:
     """The text with every character that is not printed, or ends a line, spelled as its escape."""
-    return "".join(_escape(ord(c)) if unicodedata.category(c) in _UNPRINTABLE else c for c in text)
-
-
-def _escape(point: int) -> str:
-    return f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
+    return shielded(text, kept="")
 
 
 def docstring(lines: Sequence[str]) -> str:
@@ -51,7 +46,7 @@ def checked_name(name: str) -> str:
         ExportError: if it is no identifier, or one that Python keeps to itself.
     """
     if not name.isidentifier() or keyword.iskeyword(name) or not name.isascii():
-        raise ExportError(f"Expected an identifier in plain letters as the class's name, got {name!r}. Give another name.")
+        raise ExportError(f"Expected an identifier in plain letters as the class's name, got {clipped(name, 80)!r}. Give another name.")
     return name
 
 
@@ -83,7 +78,7 @@ def free_name(name: str, taken: frozenset[str], made: bool) -> str:
         name = f"evolved_{name}" if name.islower() else f"Evolved{name}"
     checked_name(name)
     if name in taken:
-        raise ExportError(f"Expected a name that the file has no other use for, got {name!r}. Give another name.")
+        raise ExportError(f"Expected a name that the file has no other use for, got {clipped(name, 80)!r}. Give another name.")
     return name
 
 
@@ -106,11 +101,17 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OptevolveError: if it cannot be written.
     """
-    require_folder(path)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        require_folder(path)
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    except ValueError as error:  # no name at all, or one with NUL or a lone surrogate
+        raise ExportError(f"Expected the path of a file, got {str(path)!r}: {error}. Choose another.") from error
     try:
         draft.write_text(text, encoding="utf-8")
         os.replace(draft, path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise ExportError(f"Expected to write {path}, got: {error.strerror or error}. Choose a path that can be written.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ExportError(f"Expected to write {str(path)!r}, got: {reason}. Choose a path that can be written.") from error
+    finally:
+        with suppress(OSError, ValueError):
+            draft.unlink(missing_ok=True)
