@@ -20,7 +20,6 @@ from optevolve.run.store.rows import canonical
 
 __all__ = ["Ask", "Happening", "Runner", "Source", "drive"]
 
-_REASON = 1000  # characters of a reason that are kept
 
 Ask: TypeAlias = tuple[str, Job, Proposal | None]
 
@@ -289,11 +288,6 @@ class _Drive:
             self.on_event(Happening(kind, turn.number, turn.stage, turn.job, turn.proposal, outcome, turn.stored, turn.same_as))
 
 
-def _clipped(reason: str) -> str:
-    """A reason that a store can keep for every measurement: an exception of a task may say megabytes."""
-    return reason if len(reason) <= _REASON else f"{reason[:_REASON]}… ({len(reason):,} characters)"
-
-
 def _checked(outcome: Outcome) -> Outcome:
     """The outcome as the store gives it back. A completed one has a fitness; without, the task is to blame.
 
@@ -303,8 +297,6 @@ def _checked(outcome: Outcome) -> Outcome:
     if missing and outcome.status is Status.COMPLETED:
         outcome = replace(outcome, status=Status.FAILED, reason=f"its task gave {outcome.fitness} as its score")
     try:
-        curves = tuple(replace(curve, reason=_clipped(curve.reason)) for curve in outcome.curves)
-        outcome = replace(outcome, reason=_clipped(outcome.reason), curves=curves)
         return canonical(replace(outcome, fitness=None) if missing else outcome)
     except (TypeError, ValueError, OverflowError) as error:
         return Outcome(Status.FAILED, reason=f"its measurement gave no outcome that can be kept: {str(error)[:500]}")

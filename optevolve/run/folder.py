@@ -14,7 +14,8 @@ from typing import Any
 
 from optevolve.config import RunConfig
 from optevolve.config_text import apply_settings, difference, from_toml, to_toml
-from optevolve.errors import StudyError
+from optevolve.errors import ConfigError, StudyError
+from optevolve.run.older import text_as_now
 from optevolve.run.store import Study, exists, named
 
 __all__ = ["FREE", "config_of", "has_run", "open_run", "read_run", "store_of", "write_text"]
@@ -66,8 +67,16 @@ def has_run(place: Path | str, store: str = "") -> bool:
 
 
 def config_of(study: Study) -> RunConfig:
-    """The config that a study was started with, or was extended to."""
-    return from_toml(study.config_text, base=RunConfig(), source=f"the config stored in {study.where}")
+    """The config that a study was started with, or was extended to; what only older versions took is read as what it did."""
+    source = f"the config stored in {study.where}"
+    try:
+        return from_toml(study.config_text, base=RunConfig(), source=source)
+    except ConfigError:
+        try:
+            text = text_as_now(study.config_text, source)
+        except ValueError:
+            text = study.config_text
+        return from_toml(text, base=RunConfig(), source=source)
 
 
 @contextmanager

@@ -17,10 +17,13 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from optevolve.errors import StudyError
+from optevolve.printable import clipped, shielded
 from optevolve.records import Measurement
 from optevolve.run.driver import Happening
 
 __all__ = ["Callback", "Journal", "Watch"]
+
+_TEXT = 12_000  # characters of one text in the log, which is more than a rule may have
 
 
 _LAST = 2**20  # bytes of a log that are read again
@@ -102,8 +105,9 @@ class Watch:
                 call(callback)
             except Exception as error:  # noqa: BLE001 - days of search must not end because a metrics server is away; it is said aloud
                 self._callbacks.remove(callback)
-                text = f"{type(callback).__name__} failed and is told nothing more: {type(error).__name__}: {error}"
-                warnings.warn(text, RuntimeWarning, stacklevel=2)
+                what = clipped(f"{type(error).__name__}: {error}", 2000)
+                text = f"{type(callback).__name__} failed and is told nothing more: {what}"
+                warnings.warn(shielded(text), RuntimeWarning, stacklevel=2)
                 if self._log is not None:
                     self._log(text)
 
@@ -155,8 +159,9 @@ class Journal:
             self.write("measured", stage=happening.stage, job=job.id, **facts, **costs, **{name: text for name, text in others if text})
 
     def write(self, event: str, **detail: bool | int | float | str | None) -> None:
-        """Appends a line; on its way to the disk when this returns."""
-        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **detail}
+        """Appends a line, long texts cut; on its way to the disk when this returns."""
+        kept = {name: clipped(value, _TEXT) if isinstance(value, str) else value for name, value in detail.items()}
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **kept}
         try:
             self._file.write(json.dumps(line, ensure_ascii=True) + "\n")
             self._file.flush()

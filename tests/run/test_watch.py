@@ -11,12 +11,13 @@ import pytest
 
 from optevolve.config import Protocol, Search, Workers
 from optevolve.errors import ConfigError, StudyError
-from optevolve.records import Job, Measurement, Outcome, Status
+from optevolve.records import Job, Measurement, Outcome, Proposal, Status, TrainingCurve
 from optevolve.run.driver import Happening, drive
 from optevolve.run.local import SerialRunner
 from optevolve.run.metrics import metrics
 from optevolve.run.session import make_runner, session
 from optevolve.run.store import Study
+from optevolve.run.store.rows import canonical
 from optevolve.run.watch import Journal, Watch
 
 SEARCH = Search(population=8, particles=2, timesteps=3, children=3, redraws=1, lookahead=4)
@@ -171,3 +172,32 @@ def test_a_config_names_its_runner(tmp_path: Path) -> None:
         assert runner.capacity == 1
         assert runner._limit.fixed == 3.0
         assert runner._memory == 2**29
+
+
+def test_megabytes_of_text_are_cut_where_they_enter(tmp_path: Path) -> None:
+    """Reasons, events, the log and warnings, whichever way they come; what is stored says how long it was, and stays as it is."""
+    flood = "\ud800\x00\x1b[2J" + "x" * 5_000_000
+
+    class Loud(Ear):
+        def on_end(self, finished: bool) -> None:
+            raise RuntimeError(flood)
+
+    with Study.create(tmp_path / "study.db", "x") as study, Journal(tmp_path / "log.jsonl") as journal:
+        curve = TrainingCurve(0.1, 0, (1,), (1.0,), (1.0,), (1.0,), Status.FAILED, flood)
+        outcome = Outcome(Status.FAILED, reason=flood, curves=(curve,), device=flood)
+        job = Job("initial/0", "g", "digits", Protocol(), 0)
+        study.record(Measurement("initial", job, outcome, Proposal(job.id, "g", "{}", "initial", rejected=(("w", flood),))))
+        study.note("ended", reason=flood)
+        (found,) = study.measurements()
+        assert canonical(outcome) == found.outcome == canonical(found.outcome)
+        for text in (found.outcome.reason, found.outcome.device, found.outcome.curves[0].reason, found.proposal.rejected[0][1]):
+            assert text.endswith("x… (5,000,012 characters)")
+            assert len(text) <= 1000
+        assert len(study.events()[-1].detail["reason"]) <= 4000
+        with pytest.warns(RuntimeWarning, match="characters") as warned:
+            Watch([Loud()], lambda text: journal.write("callback", text=text)).end(True)
+        assert len(str(warned[0].message)) < 3000
+        assert "\x1b" not in str(warned[0].message)
+        journal.write("end", finished=False, error=flood)
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 1_000_000
+    assert [json.loads(line)["event"] for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()] == ["callback", "end"]

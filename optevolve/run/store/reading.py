@@ -21,6 +21,8 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, Double, Float, Int
 from optevolve.config import Protocol, Schedule
 from optevolve.errors import StudyError
 from optevolve.records import Job, Measurement, Outcome, Proposal, Split, Status, TrainingCurve
+from optevolve.run.older import read_as_now
+from optevolve.run.store.rows import said
 from optevolve.run.store.tables import curves, evaluations, events, proposals, rejections
 
 __all__ = ["Event", "events_of", "fetch", "fingerprints", "measurements", "proposals_by_id"]
@@ -111,9 +113,9 @@ _check_rejection = _Checked("rejections", _REJECTION)
 def _protocol(text: str) -> tuple[Protocol, str]:
     """A protocol from its JSON, whose tuples came back as lists, and the device that each had before there was one for a whole run.
 
-    What an older version did not know has its default.
+    What an older version did not know has its default, and what only it took is read as what it did.
     """
-    values = json.loads(text)
+    values = read_as_now(json.loads(text))
     plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     device = str(plain.pop("device", ""))
     plain["schedule"] = Schedule(**values["schedule"])
@@ -168,7 +170,17 @@ def _curve(row: Row[Any]) -> TrainingCurve:
     if {len(loss), len(train), len(score)} != {len(steps)}:
         raise ValueError(f"a curve of {len(steps)} steps has parts of {len(loss)}, {len(train)} and {len(score)} points")
     return TrainingCurve(
-        row.learning_rate, row.seed, steps, loss, train, score, _STATUS[row.status], row.reason, row.purpose, row.seconds, row.weight_decay
+        row.learning_rate,
+        row.seed,
+        steps,
+        loss,
+        train,
+        score,
+        _STATUS[row.status],
+        said(row.reason),
+        row.purpose,
+        row.seconds,
+        row.weight_decay,
     )
 
 
@@ -187,7 +199,9 @@ def _measurement(row: Row[Any], points: tuple[TrainingCurve, ...], origin: Propo
         raise ValueError("it is completed and has no fitness")
     how, old = _protocol(protocol)
     interval = None if low is None else (low, high)
-    outcome = Outcome(_STATUS[status], fitness, rate, reason, points, steps, seconds, interval, decay, _scores(scores), device or old)
+    outcome = Outcome(
+        _STATUS[status], fitness, rate, said(reason), points, steps, seconds, interval, decay, _scores(scores), said(device or old)
+    )
     return Measurement(stage, Job(job, rule, task, how, seed, _SPLIT[split], fixed_rate, fixed_decay), outcome, origin, same_as)
 
 
@@ -260,8 +274,8 @@ def _proposal(row: Row[Any], rejected: Sequence[Row[Any]]) -> Proposal:
     for each in rejected:
         _check_rejection(each)
     return Proposal(
-        row.id, row.rule, row.genome if whole else "", row.stage, row.parent, row.particle, row.timestep, row.mutation,
-        tuple((each.rule, each.reason) for each in rejected),
+        row.id, row.rule, row.genome if whole else "", row.stage, row.parent, row.particle, row.timestep, said(row.mutation),
+        tuple((each.rule, said(each.reason)) for each in rejected),
     )  # fmt: skip
 
 

@@ -8,14 +8,24 @@ from functools import lru_cache
 from typing import Any
 
 from optevolve.config import Protocol
+from optevolve.printable import clipped
 from optevolve.records import Measurement, Outcome, Proposal, TrainingCurve
 
-__all__ = ["canonical", "curve_row", "evaluation_row", "plain", "proposal_row", "rejection_rows"]
+__all__ = ["canonical", "curve_row", "evaluation_row", "plain", "proposal_row", "rejection_rows", "said"]
+
+
+_REASON = 1000  # characters of a message that are kept: an exception of a task may say megabytes
+_DETAIL = 4000  # and of an event's
 
 
 def _text(value: str) -> str:
     """Text that every database takes: messages of exceptions may hold NUL and lone surrogates."""
     return value.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
+
+
+def said(message: str, most: int = _REASON) -> str:
+    """A message as a store keeps one for every measurement, and as one is taken from a store that keeps more."""
+    return clipped(_text(message), most)
 
 
 def _number(value: float | None, what: str) -> float | None:
@@ -48,7 +58,7 @@ def _to_json(values: Iterable[float]) -> list[float | str | None]:
 def canonical(outcome: Outcome) -> Outcome:
     """The outcome as it will be read back, so that a search is told the same before and after a restart.
 
-    Whole numbers given for floats become floats, zero loses its sign, and text what no database takes.
+    Whole numbers given for floats become floats, zero loses its sign, text what no database takes, and messages their end if they are long.
 
     Raises:
         ValueError: if a number is NaN where a record has none, a count has more than 63 bits, or a curve's parts differ in length.
@@ -62,8 +72,8 @@ def canonical(outcome: Outcome) -> Outcome:
         learning_rate=_number(outcome.learning_rate, "the chosen learning rate"),
         weight_decay=_real(outcome.weight_decay, "the chosen weight decay"),
         task_scores=tuple(_real(score, "a task's score") for score in outcome.task_scores),
-        reason=_text(outcome.reason),
-        device=_text(outcome.device),
+        reason=said(outcome.reason),
+        device=said(outcome.device),
         steps=_count(outcome.steps, "the number of steps"),
         seconds=_real(outcome.seconds, "the duration"),
         curves=tuple(map(_canonical_curve, outcome.curves)),
@@ -83,7 +93,7 @@ def _canonical_curve(curve: TrainingCurve) -> TrainingCurve:
         train_loss=loss,
         train_score=train,
         score=score,
-        reason=_text(curve.reason),
+        reason=said(curve.reason),
         seconds=_real(curve.seconds, "a curve's duration"),
     )
 
@@ -97,14 +107,14 @@ def proposal_row(study: int, proposal: Proposal) -> dict[str, Any]:
 def rejection_rows(study: int, proposal: Proposal) -> list[dict[str, Any]]:
     """The rows of what was drawn and refused before a proposal was found."""
     return [
-        {"study": study, "before": proposal.id, "position": position, "rule": _text(rule), "reason": _text(reason)}
+        {"study": study, "before": _text(proposal.id), "position": position, "rule": _text(rule), "reason": said(reason)}
         for position, (rule, reason) in enumerate(proposal.rejected)
     ]
 
 
 def plain(detail: Mapping[str, Any]) -> dict[str, Any]:
     """Details of an event as a database takes them."""
-    return {name: _text(value) if isinstance(value, str) else value for name, value in detail.items()}
+    return {name: said(value, _DETAIL) if isinstance(value, str) else value for name, value in detail.items()}
 
 
 def evaluation_row(study: int, entry: Measurement, turn: int, fingerprint: str, finished_at: datetime) -> dict[str, Any]:
@@ -119,7 +129,7 @@ def evaluation_row(study: int, entry: Measurement, turn: int, fingerprint: str, 
         "study": study,
         "job": job.id,
         "turn": turn,
-        "proposal": None if entry.proposal is None else entry.proposal.id,
+        "proposal": None if entry.proposal is None else _text(entry.proposal.id),
         "stage": entry.stage,
         "rule": _text(job.rule),
         "fingerprint": fingerprint,
@@ -130,14 +140,14 @@ def evaluation_row(study: int, entry: Measurement, turn: int, fingerprint: str, 
         "fixed_learning_rate": _number(job.learning_rate, "the job's learning rate"),
         "fixed_weight_decay": _number(job.weight_decay, "the job's weight decay"),
         "status": outcome.status.value,
-        "reason": _text(outcome.reason),
+        "reason": said(outcome.reason),
         "fitness": _number(outcome.fitness, "the fitness"),
         "interval_low": None if outcome.interval is None else _number(outcome.interval[0], "the interval"),
         "interval_high": None if outcome.interval is None else _number(outcome.interval[1], "the interval"),
         "learning_rate": _number(outcome.learning_rate, "the chosen learning rate"),
         "weight_decay": _number(outcome.weight_decay, "the chosen weight decay"),
         "task_scores": _to_json(_number(score, "a task's score") or 0.0 for score in outcome.task_scores),
-        "device": _text(outcome.device),
+        "device": said(outcome.device),
         "steps": int(outcome.steps),
         "seconds": _number(outcome.seconds, "the duration"),
         "same_as": entry.same_as,
@@ -161,7 +171,7 @@ def curve_row(evaluation: int, position: int, curve: TrainingCurve) -> dict[str,
         "weight_decay": _number(curve.weight_decay, "a curve's weight decay"),
         "seed": curve.seed,
         "status": curve.status.value,
-        "reason": _text(curve.reason),
+        "reason": said(curve.reason),
         "seconds": _number(curve.seconds, "a curve's duration"),
         "steps": [int(step) for step in curve.steps],
         "train_loss": _to_json(curve.train_loss),
