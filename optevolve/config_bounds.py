@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from optevolve.errors import ConfigError
 
-__all__ = ["require_bounds", "require_text_bounds"]
+__all__ = ["read_text", "require_bounds", "require_text_bounds"]
 
 CHARACTERS = 250_000  # of a file
 LEAVES = 20_000  # values in all
@@ -19,6 +20,16 @@ _DEEP_KEY = re.compile(rf"(?<![\w-])(?:{_PART}[ \t]*\.[ \t]*){{{DEPTH}}}")
 _REMEDY = "A config is of a few hundred values; 'optevolve config' prints a whole one."
 
 
+def read_text(path: str | Path) -> str:
+    """The text of a file, of one that is too long as much as shows that it is.
+
+    Raises:
+        OSError, ValueError: if it cannot be read, or is not UTF-8.
+    """
+    with Path(path).open(encoding="utf-8") as file:
+        return file.read(CHARACTERS + 1)
+
+
 def require_text_bounds(text: str, source: str) -> None:
     """Refuses text that would take long to read.
 
@@ -26,7 +37,7 @@ def require_text_bounds(text: str, source: str) -> None:
         ConfigError: if it is too long, or has dotted keys of too many parts.
     """
     if len(text) > CHARACTERS:
-        raise ConfigError(f"{source}: expected at most {CHARACTERS:,} characters, got {len(text):,}. {_REMEDY}")
+        raise ConfigError(f"{source}: expected at most {CHARACTERS:,} characters, got more. {_REMEDY}")
     if (found := _DEEP_KEY.search(text)) is not None:
         raise ConfigError(f"{source}: expected keys of at most {DEPTH} dotted parts, got {found[0][:60]!r}…. {_REMEDY}")
 

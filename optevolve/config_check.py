@@ -143,6 +143,8 @@ def _check(config: RunConfig, source: str) -> None:
         if value not in known:
             expected = f"one of {', '.join(known)}" if len(known) <= 10 else "a rule of 'optevolve zoo'"
             raise ConfigError(f"{source}: {key}: expected {expected}, got {value!r}.{nearest(value, known)}")
+    if "\0" in config.data:
+        raise ConfigError(f"{source}: data: expected the path of a folder, which has no NUL in it, got {shown(config.data)}.")
     for key, values in _lists(config):
         twice = [value for number, value in enumerate(values[:1000]) if value in values[:number]]
         if twice or len(values) > 1000:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any, cast, get_args, get_origin
 
 from optevolve.config import PROTOCOLS, EliminationRound, FinalTask, Options, RunConfig
-from optevolve.config_bounds import require_bounds, require_text_bounds
+from optevolve.config_bounds import read_text, require_bounds, require_text_bounds
 from optevolve.config_check import NONE, hints_of, nearest, shown, unknown_key, validated
 from optevolve.errors import ConfigError
+from optevolve.printable import shielded
 from optevolve.space.grammar import changed
 from optevolve.task_spec import named
 
@@ -97,9 +98,9 @@ def load_config(path: str | Path, base: RunConfig | None = None) -> RunConfig:
         ConfigError: if the file cannot be read, is no TOML, or says something unknown or out of range.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        text = read_text(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
         raise ConfigError(
             f"Cannot read the config file '{path}': {reason}. Expected a TOML file; "
             "write one with: optevolve config --preset small > my_run.toml"
@@ -184,11 +185,7 @@ def with_task(config: RunConfig, task: str) -> RunConfig:
     """
     left = functools.partial(_left, config.task, task)
     evaluation = dataclasses.replace(config.evaluation, task_options=left(config.evaluation.task_options))
-    if (
-        evaluation.tasks
-        and named(task)[0] != named(config.task)[0]
-        and any(evaluation.tasks == preset(p).evaluation.tasks for p in PRESETS)
-    ):
+    if evaluation.tasks and named(task)[0] != named(config.task)[0] and evaluation.tasks in _final_tasks_of_presets():
         evaluation = dataclasses.replace(evaluation, tasks=())
     return dataclasses.replace(
         config,
@@ -198,6 +195,11 @@ def with_task(config: RunConfig, task: str) -> RunConfig:
         elimination=tuple(r if r.task else dataclasses.replace(r, task_options=left(r.task_options)) for r in config.elimination),
         evaluation=evaluation,
     )
+
+
+@functools.cache
+def _final_tasks_of_presets() -> list[tuple[str | FinalTask, ...]]:
+    return [preset(name).evaluation.tasks for name in PRESETS]
 
 
 def on_device(config: RunConfig, device: str | None) -> RunConfig:
@@ -286,7 +288,8 @@ def to_toml(config: RunConfig, about: str = "") -> str:
     """
     import tomli_w
 
-    text = tomli_w.dumps(_plain(checked(config)))  # checked, so that whole numbers stand as floats where floats belong
+    # Checked, so that whole numbers stand as floats where floats belong; shielded, since it is printed and escapes mean the same.
+    text = shielded(tomli_w.dumps(_plain(checked(config))), kept="\n", long=True)
     text = re.sub(r"^(\w+ = )\[\n((?: {4}.*,\n)+)\]$", _on_one_line, text, flags=re.MULTILINE)
     lines: list[str] = []
     explained: set[str] = set()

@@ -215,7 +215,7 @@ class Progress:
     def _say(self, text: str) -> None:
         self._said = self._clock()
         if self._cell is not None:
-            self._cell.keep(text)
+            self._cell.keep(shielded(text))
             return
         self.console.print(self._text(text), soft_wrap=True)
 

@@ -18,7 +18,10 @@ from optevolve.config import RunConfig, Stage, Workers
 from optevolve.config_text import apply_settings, checked, from_toml, preset, to_toml
 from optevolve.errors import ConfigError
 
-CONFIGS = int(os.environ.get("OPTEVOLVE_TEST_CONFIGS", "150"))
+WANTED = os.environ.get("OPTEVOLVE_TEST_CONFIGS")
+CONFIGS = int(WANTED or "150")
+QUICK = preset("quick")
+pytestmark = pytest.mark.timeout(0 if WANTED else 300)
 
 
 def float_fields(owner: type, prefix: str = "") -> list[str]:
@@ -44,7 +47,7 @@ def test_every_number_is_finite() -> None:
     for key in [*KEYS, "initial.task_options.width", "elimination.0.protocol.floor"]:
         for value in ("nan", "inf", "-inf"):
             with pytest.raises(ConfigError, match=key.split(".")[-2 if key.endswith(".0") else -1]):
-                apply_settings(preset("quick"), [f"{key}={value}"])
+                apply_settings(QUICK, [f"{key}={value}"])
     for made in (RunConfig(workers=Workers(memory_limit=math.inf)), RunConfig(initial=Stage({"width": math.nan}))):
         with pytest.raises(ConfigError):
             checked(made)
@@ -72,12 +75,12 @@ def test_every_number_is_finite() -> None:
 def test_what_is_too_large_or_too_deep_is_refused_at_once(text: str) -> None:
     started = time.thread_time()
     with pytest.raises(ConfigError) as caught:
-        from_toml(text, base=preset("quick"))
+        from_toml(text, base=QUICK)
     assert time.thread_time() - started < 2
     assert len(str(caught.value)) < 2000
     if len(text) < 100_000 and "=" in text:
         with pytest.raises(ConfigError):
-            apply_settings(preset("quick"), [text])
+            apply_settings(QUICK, [text])
 
 
 def test_what_is_made_in_python_is_bounded_as_well() -> None:
@@ -101,14 +104,14 @@ def test_what_is_measured_is_named_once() -> None:
         ("evaluation.protocol.weight_decays", "[0.0, 0.0]"),
     ]:
         with pytest.raises(ConfigError, match=rf"{key}: expected each value once, got .* twice"):
-            apply_settings(preset("quick"), [f"{key}={value}"])
+            apply_settings(QUICK, [f"{key}={value}"])
 
 
 VALUES: list[Any] = [
     0, -1, 1, 2**31, 2**63, 2**64, 10**400, 0.5, -0.0, 1e308, math.inf, -math.inf, math.nan, True, False, "", "none", "nan", "x", "é\u202e",
     "a" * 3000, "\x01", [], [[]], [1], [0.1, 0.1], ["adam"], ["adam", "adam"], [None], {}, {"a": 1}, {"a": {"b": [1]}}, [{}], [{"keep": 1}],
-    {"kind": "fast"}, {"preset": "fast"}, "quadratics", "digits@width=nan", "a+b", "../x", ["quadratics"], 10**18, "extended",
-    {"unary": []},
+    {"kind": "fast"}, {"preset": "fast"}, "quadratics", "a\0b", "a\0.toml", "digits@width=nan", "a+b", "../x", ["quadratics"], 10**18,
+    "extended", {"unary": []},
 ]  # fmt: skip
 
 
@@ -127,7 +130,7 @@ def test_hostile_configs_are_read_or_refused() -> None:
     import tomllib
 
     draw = random.Random(0)
-    whole = to_toml(preset("quick"))
+    whole = to_toml(QUICK)
     keys = _keys(tomllib.loads(whole))
     read = 0
     for number in range(CONFIGS):
@@ -147,7 +150,7 @@ def test_hostile_configs_are_read_or_refused() -> None:
             except (KeyError, IndexError, TypeError):  # an earlier value has taken the place
                 continue
         text = _document(table) if number % 3 else _garbled(whole, draw)
-        for attempt in (lambda text=text: from_toml(text, base=preset("quick")), lambda said=said: apply_settings(preset("quick"), said)):
+        for attempt in (lambda text=text: from_toml(text, base=QUICK), lambda said=said: apply_settings(QUICK, said)):
             try:
                 config = attempt()
             except ConfigError:

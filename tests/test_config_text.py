@@ -25,6 +25,7 @@ from optevolve.config_text import (
 from optevolve.errors import ConfigError
 from optevolve.final_tasks import final_tasks
 
+QUICK, PAPER = preset("quick"), preset("paper")
 counts = st.integers(1, 10**6)
 rates = st.lists(st.floats(1e-30, 1e6), min_size=1, max_size=4, unique=True).map(tuple)
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -108,18 +109,14 @@ configs = st.builds(
 
 @settings(max_examples=30)
 @given(configs)
-def test_text_gives_the_same_config_back(config: RunConfig) -> None:
-    assert from_toml(to_toml(config)) == config
-
-
-@settings(max_examples=30)
-@given(configs)
-def test_text_is_complete(config: RunConfig) -> None:
+def test_text_gives_the_same_config_back_and_is_complete(config: RunConfig) -> None:
     """What a run stores says everything, whatever the defaults become."""
-    assert from_toml(to_toml(config), base=preset("quick")) == from_toml(to_toml(config), base=preset("paper"))
+    text = to_toml(config)
+    for base in (None, QUICK, PAPER):
+        assert from_toml(text, base=base) == config
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(configs, configs)
 def test_difference_is_empty_for_equal_configs_alone(a: RunConfig, b: RunConfig) -> None:
     assert difference(a, a) == []

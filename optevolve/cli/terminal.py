@@ -12,12 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from optevolve.printable import shielded
+from optevolve.printable import clipped, shielded
 
 __all__ = ["console", "error_line", "notice", "print_json", "print_table", "say"]
 
 # Wide enough for every rule, so that nothing is cut or wrapped in a file or a pipe.
 _PLAIN_WIDTH = 100_000
+# Characters of one message or cell, more than a rule may have: what a task raises, or a stranger's store holds, may be megabytes.
+_MOST = 12_000
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -30,23 +32,26 @@ def console(*, stderr: bool = False) -> Console:
 
 def say(text: str = "", *, style: str = "") -> None:
     """One line on standard output."""
-    console().print(Text(shielded(text), style=style), soft_wrap=True)
+    console().print(Text(_shown(text), style=style), soft_wrap=True)
 
 
 def error_line(text: str) -> None:
     """One message on standard error."""
-    sys.stderr.write(f"Error: {shielded(text)}\n")
+    sys.stderr.write(f"Error: {_shown(text)}\n")
 
 
 def notice(text: str) -> None:
     """One line on standard error that is no error."""
-    sys.stderr.write(f"{shielded(text)}\n")
+    sys.stderr.write(f"{_shown(text)}\n")
 
 
 def print_json(value: Any) -> None:
     """A value as strict JSON on standard output; numbers that JSON does not know become null."""
     unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-    sys.stdout.write(json.dumps(_finite(value), indent=2, ensure_ascii=not unicode) + "\n")
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=not unicode)
+    if shielded(text) != text:
+        text = json.dumps(_finite(value), indent=2)
+    sys.stdout.write(text + "\n")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
@@ -70,8 +75,12 @@ def _cell(value: Any) -> str:
     if value is None:
         return "–"
     if not isinstance(value, float):
-        return shielded(str(value))
+        return _shown(str(value))
     return f"{value:.4f}" if value == 0 or 0.01 <= abs(value) < 1e6 else f"{value:.4g}"
+
+
+def _shown(text: str) -> str:
+    return shielded(clipped(text, _MOST))
 
 
 def _finite(value: Any) -> Any:

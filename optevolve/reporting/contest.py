@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from optevolve.final import lost_text
 from optevolve.number_text import p_text
 from optevolve.records import TrainingCurve
-from optevolve.reporting.drawing import INK, MUTED, SERIES, SURFACE, new_figure, tidy
+from optevolve.reporting.drawing import INK, MUTED, SERIES, SURFACE, labelled, new_figure, tidy
 from optevolve.reporting.plots import draw_scores
 from optevolve.reporting.tables import by_task
 
@@ -43,14 +43,14 @@ def write_plot(
     for (scores, rises), (task, rows) in zip(panels, tasks.items(), strict=True):
         draw_scores(scores, rows, reference, ())
         _note_tests(scores, rows)
-        scores.set_title(task, color=INK, fontsize=10, loc="left", parse_math=False)
+        scores.set_title(labelled(task, 120), color=INK, fontsize=10, loc="left", parse_math=False)
         tidy(rises, x="step", y="validation score")
         for number, row in enumerate(rows):
             colour = INK if row.name == reference else SERIES[number % len(SERIES)]
             for curve in curves.get((task, row.name), ()):
                 marker = "o" if len(curve.steps) == 1 else None
                 rises.plot(curve.steps, curve.score, color=colour, linewidth=1.2, marker=marker, markersize=4)
-            rises.plot([], [], color=colour, label=row.name)
+            rises.plot([], [], color=colour, label=labelled(row.name))
         rises.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
 

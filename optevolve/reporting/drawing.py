@@ -18,7 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-__all__ = ["INK", "MUTED", "RULES", "SERIES", "STAGES", "STYLE", "SURFACE", "new_figure", "svg", "thinned", "tidy"]
+from optevolve.printable import clipped, shielded
+
+__all__ = ["INK", "MUTED", "RULES", "SERIES", "STAGES", "STYLE", "SURFACE", "labelled", "new_figure", "svg", "thinned", "tidy"]
 
 INK, MUTED, RULES, SURFACE = "#1f2430", "#687084", "#d9dde6", "#fdfdfe"
 # Six hues apart in lightness as well as in hue, so that they hold for colour-blind readers and in both themes. Source: Okabe and
@@ -42,6 +44,11 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
     FigureCanvasSVG(figure)
     return figure
+
+
+def labelled(name: str, most: int = 60) -> str:
+    """A name as a figure has room for it, with nothing in it that is obeyed and not shown."""
+    return shielded(clipped(name, most), kept="")
 
 
 def tidy(axes: Axes, *, x: str = "", y: str = "", title: str = "", grid: str = "y") -> None:
@@ -93,7 +100,7 @@ def svg(figure: Figure, name: str, description: str, *, standalone: bool = False
         text = re.sub(rf"(?<=[:\s]){colour}(?![0-9a-f])", variable, text)
     text = re.sub(r'(<svg[^>]*?)\swidth="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?)\sheight="[^"]*"', r"\1", text, count=1)
-    label = str(Markup.escape(description))
+    label = str(Markup.escape(shielded(description, kept="")))
     return Markup(text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
 
 

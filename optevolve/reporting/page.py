@@ -21,6 +21,7 @@ from optevolve.final import lost_text
 from optevolve.final_tasks import final_tasks
 from optevolve.library.known import rule_text
 from optevolve.number_text import duration, interval, number, p_text
+from optevolve.printable import shielded
 from optevolve.records import Measurement, TrainingCurve
 from optevolve.reporting import CURVES, plots
 from optevolve.reporting.drawing import svg
@@ -68,10 +69,14 @@ def _clip(text: object, most: int = 800) -> str:
     return whole if len(whole) <= most else f"{whole[:most]}… ({len(whole) - most:,} more characters)"
 
 
+def _harmless(value: object) -> object:
+    """Whatever the page shows: markup as it is, texts bounded and with nothing in them that hides or reorders what stands beside it."""
+    return shielded(_clip(value, CONFIG)) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("optevolve.reporting", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
+    loader = jinja2.PackageLoader("optevolve.reporting", ".")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_harmless)
     environment.filters.update(
         clip=_clip,
         number=lambda value, digits=4: _typographic(number(value, digits)),
@@ -276,14 +281,14 @@ def render_report(
     values = config_rows(config)
     template = _environment().get_template("page.html.j2")
     return template.render(
-        title=title,
+        title=_clip(title),
         style=Markup((Path(__file__).parent / "style.css").read_text(encoding="utf-8")),
         version=__version__,
         finished=finished,
         yet="" if finished else " yet",
         notes=notes,
         floors=floors,
-        opening=opening(config, measurements, finished),
+        opening=_clip(opening(config, measurements, finished)),
         verdicts=verdicts(comparisons, finished)[:TASKS],
         basis=basis(ranking(measurements, 1, config.search.over_tasks), finished),
         tiles=tiles,

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from optevolve.config import Schedule
 from optevolve.records import Measurement, TrainingCurve
-from optevolve.reporting.drawing import INK, MUTED, SERIES, STAGES, new_figure, thinned, tidy
+from optevolve.reporting.drawing import INK, MUTED, SERIES, STAGES, labelled, new_figure, thinned, tidy
 from optevolve.reporting.factors import schedule_of
 from optevolve.reporting.lineage import Line
 from optevolve.reporting.tables import Cause, StageCost, fitness_of
@@ -112,7 +112,7 @@ def draw_scores(axes: Axes, shown: Sequence[Comparison], reference: str, baselin
             axes.plot([mean], [place], marker="D", markersize=6, color=colour)
             if row.name == reference:
                 axes.axvline(mean, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    axes.set_yticks(range(len(shown)), [row.name for row in shown], parse_math=False)
+    axes.set_yticks(range(len(shown)), [labelled(row.name) for row in shown], parse_math=False)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     tidy(axes, x="score on the test split", grid="x")
     for label, row in zip(axes.get_yticklabels(), shown, strict=True):
@@ -198,7 +198,7 @@ def curves(groups: Mapping[str, Sequence[TrainingCurve]], baselines: Sequence[st
             colour += 1
         for field, axes in panels.items():
             steps, values = _mean_curve(group, field)
-            axes.plot(steps, values, label=name, marker="o" if len(steps) == 1 else None, **look)
+            axes.plot(steps, values, label=labelled(name), marker="o" if len(steps) == 1 else None, **look)
             drawn[field] += values
     left, right = panels.values()
     if drawn["score"]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from optevolve.config import RunConfig
 from optevolve.contestants import REFERENCE_STAGE
+from optevolve.printable import clipped
 from optevolve.records import Measurement, Proposal, Status
 from optevolve.standing import fitness_of, is_search, leaderboard
 
@@ -121,7 +122,7 @@ def deaths(measurements: Sequence[Measurement], limit: int = 20) -> list[Cause]:
     counts: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], tuple[str, str]] = {}
     for what, rule, reason in found:
-        key = (what, _NUMBER.sub("…", reason).strip() or "no reason given")
+        key = (what, _NUMBER.sub("…", clipped(reason, 1000)).strip() or "no reason given")
         counts[key] += 1
         examples.setdefault(key, (rule, reason))
     rows: list[Cause] = []

@@ -15,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from optevolve.config_bounds import read_text, require_text_bounds
 from optevolve.errors import ConfigError, ParseError
 from optevolve.space.decays import is_time_only
 from optevolve.space.expression import Node
@@ -190,10 +191,11 @@ def read_table(path: str | Path) -> dict[str, Any]:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"Unknown grammar {str(path)!r}. Expected one of {', '.join(GRAMMARS)} or a path that ends in .toml.{hint}")
     try:
-        return _table(Path(path).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        text = read_text(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
         raise ConfigError(f"Cannot read the grammar {str(path)!r}: {reason}. Expected a TOML file of templates.") from error
+    return _table(text)
 
 
 def changed(base: str | Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,10 +213,11 @@ def changed(base: str | Mapping[str, Any], table: Mapping[str, Any]) -> dict[str
 
 
 def _table(text: str) -> dict[str, Any]:
+    require_text_bounds(text, "grammar")
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"Expected a grammar in TOML, got text that is none: {error}.") from error
+    except (ValueError, RecursionError) as error:  # a ValueError is also what a whole number of thousands of digits gives
+        raise ConfigError(f"Expected a grammar in TOML, got text that is none: {str(error)[:500]}.") from error
 
 
 def from_toml(text: str) -> Grammar:

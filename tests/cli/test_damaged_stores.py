@@ -18,7 +18,9 @@ from damage import damaged
 from optevolve import pipeline
 from optevolve.cli import main
 
-EDITS = int(os.environ.get("OPTEVOLVE_TEST_EDITS", "60"))
+WANTED = os.environ.get("OPTEVOLVE_TEST_EDITS")
+EDITS = int(WANTED or "60")
+pytestmark = pytest.mark.timeout(0 if WANTED else 300)
 SETTINGS = [
     *(
         f"{stage}.protocol.{key}"

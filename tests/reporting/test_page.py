@@ -13,6 +13,7 @@ from optevolve.contestants import place_of
 from optevolve.errors import StudyError
 from optevolve.evaluation import compare
 from optevolve.library.known import rule_text
+from optevolve.printable import shielded
 from optevolve.records import Measurement, Outcome, Status
 from optevolve.reporting import write_report
 from optevolve.reporting.page import render_report
@@ -134,42 +135,45 @@ def test_tuned_weight_decays_stand_beside_the_learning_rates(study):
     assert page.text.count("0.07771") == len(decayed)
 
 
-def test_everything_shown_is_escaped(study):
-    spoilt = []
+def spoilt(study, text: str) -> str:
+    """The report of a run in which every text has that one in it."""
+    measurements = []
     for m in study.measurements:
-        outcome, proposal = m.outcome, m.proposal
-        if outcome.status is not Status.COMPLETED:
-            outcome = replace(outcome, reason=HOSTILE + " reason")
+        outcome, proposal = replace(m.outcome, device=text), m.proposal
+        if outcome.status is not Status.COMPLETED or m.stage == "tune":
+            outcome = replace(outcome, status=Status.FAILED, fitness=None, reason=text + " reason")
         if proposal is not None:
-            rejected = tuple((HOSTILE + " refused", HOSTILE + " why") for _ in proposal.rejected)
-            proposal = replace(proposal, rule=f"{HOSTILE} {proposal.rule}", mutation=HOSTILE + " mutation", rejected=rejected)
-        job = replace(m.job, rule=f"{HOSTILE} {m.job.rule}", task=HOSTILE + m.job.task)
-        spoilt.append(replace(m, job=job, outcome=outcome, proposal=proposal))
-    spoilt = [
-        replace(m, outcome=replace(m.outcome, status=Status.FAILED, fitness=None, reason=HOSTILE)) if m.stage == "tune" else m
-        for m in spoilt
-    ]
+            rejected = tuple((text + " refused", text + " why") for _ in proposal.rejected)
+            proposal = replace(proposal, rule=f"{text} {proposal.rule}", mutation=text + " mutation", rejected=rejected)
+        job = replace(m.job, rule=f"{text} {m.job.rule}", task=text + m.job.task)
+        measurements.append(replace(m, job=job, outcome=outcome, proposal=proposal))
     comparisons = [
-        replace(row, name=row.name + HOSTILE if row.name != "adam" else "adam", reason=HOSTILE + " row") for row in compare(spoilt)
+        replace(row, name=row.name + text if row.name != "adam" else "adam", reason=text + " row") for row in compare(measurements)
     ]
-    config = replace(study.config, task=HOSTILE, data=HOSTILE, grammar=HOSTILE)
-    html = render(
-        study,
-        title=HOSTILE,
-        config=config,
-        measurements=spoilt,
-        comparisons=comparisons,
-        config_text=HOSTILE + " toml",
-        command=HOSTILE + " command",
-    )
-    page = Page(html)
+    said = {"title": text, "config_text": text + " toml", "command": text + " command", "notes": [text], "floors": text}
+    config = replace(study.config, task=text, data=text, grammar=text)
+    return render(study, config=config, measurements=measurements, comparisons=comparisons, **said)
+
+
+def test_everything_shown_is_escaped(study):
+    page = Page(html := spoilt(study, HOSTILE))
     assert_loads_nothing(html)
-    clean = Page(render(study))
+    clean = Page(render(study, notes=["a note"]))
     assert {tag for tag, _ in page.tags} <= {tag for tag, _ in clean.tags}
     shown = re.sub(r"\s+", " ", HOSTILE)
     for ending in (" reason", " refused", " why", " mutation", " row", " toml", " command"):
         assert shown + ending in page.text
     assert page.text.count(shown) > 100  # in tables, figures, headings: as the text that it is
+
+
+def test_huge_texts_that_would_hide_what_stands_beside_them_leave_a_page_that_can_be_read(study):
+    html = spoilt(study, (HOSTILE + "\x1b[2J\x9b\x00\u202e\u2066\u200b") * 2_000)
+    assert_loads_nothing(html)
+    assert len(html.encode()) < 5_000_000
+    assert not [c for c in set(html) if shielded(c) != c]
+    text = Page(html).text
+    for said in ("Leaderboard", "Where candidates died", "more characters", "\\x1b[2J", "\\u202e"):
+        assert said in text
 
 
 def test_empty_run(study):
@@ -282,13 +286,6 @@ def test_large_run_stays_small(make_study):
     assert len(html.encode()) < 3_000_000
     assert_loads_nothing(html)
     assert "The best 40 of" in Page(html).text
-
-
-def test_long_texts_are_cut(study):
-    endless = [replace(m, job=replace(m.job, rule="g + " * 100_000 + "g")) for m in study.measurements[:10]]
-    html = render(study, measurements=endless, comparisons=[])
-    assert len(html) < 500_000
-    assert "more characters" in html
 
 
 def test_file_appears_whole_or_not_at_all(study, tmp_path: Path, monkeypatch):
