@@ -197,7 +197,7 @@ def _at_hand(path: Path) -> tuple[str, ...]:
         return ()
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST))
-        lines = file.read().decode("utf-8", errors="replace").splitlines()
+        lines = file.read(_LAST).decode("utf-8", errors="replace").splitlines()
     jobs: dict[str, str] = {}
     for line in lines:
         try:
