@@ -46,6 +46,7 @@ class OwnTime:
         self.seconds = self.clock = self.stopped = 0.0
         self._looked = time.monotonic()
         self._related = -math.inf
+        self._asleep = False  # at the last look
         self._cpu = 0.0
         self._cpu, _ = self._look()
 
@@ -59,7 +60,9 @@ class OwnTime:
         awake = min(elapsed, _AWAKE)
         self.stopped = self.stopped + awake if states & _STOPPED else 0.0
         asleep = states <= _ASLEEP if _LINUX else not states & _STOPPED and used < _IDLE * elapsed
-        self.seconds += min(elapsed, max(used, awake if asleep else 0.0))
+        # Who sleeps at one look alone has slept for less than the gap, which is long where the observer waits for a processor as well.
+        self.seconds += min(elapsed, max(used, awake if asleep and self._asleep else 0.0))
+        self._asleep = asleep
 
     def _look(self) -> tuple[float, set[str]]:
         """Processor time so far, and what the process and its descendants are doing."""
