@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
@@ -144,27 +145,40 @@ def descent(lines: Sequence[Line]) -> Figure:
 
 
 def _draw_line(axes: Axes, line: Line) -> None:
+    """The children of each timestep, each joined to the position before it, those that failed at the foot, and the way of the positions."""
     before: tuple[float, float] | None = None
     way: list[tuple[float, float]] = []
+    points: list[tuple[float, float]] = []
+    joins: list[tuple[tuple[float, float], tuple[float, float]]] = []
+    failed: list[float] = []
     for step in line.steps:
         spread = np.linspace(-0.14, 0.14, len(step.children)) if len(step.children) > 1 else np.zeros(1)
         here = before
         for offset, child in zip(spread.tolist(), step.children, strict=True):
             fitness = _number(fitness_of(child))
-            x = step.timestep + offset
+            place = step.timestep + offset
             if fitness is None:
-                axes.scatter([x], [0.03], marker="x", s=14, color=MUTED, linewidths=0.9, transform=axes.get_xaxis_transform())
+                failed.append(place)
                 continue
             if before is not None:
-                axes.plot([before[0], x], [before[1], fitness], color=MUTED, alpha=0.4, linewidth=0.7)
-            axes.scatter([x], [fitness], s=13, color=MUTED, alpha=0.7, linewidths=0)
+                joins.append((before, (place, fitness)))
+            points.append((place, fitness))
             if child is step.position:
-                here = (x, fitness)
+                here = (place, fitness)
         if here is not None and here is before:
             here = (float(step.timestep), before[1])
         if here is not None:
             way.append(here)
         before = here
+    # One artist for each kind of mark: one for each mark is most of the time that a large run's report takes.
+    if failed:
+        at = axes.get_xaxis_transform()
+        axes.scatter(failed, [0.03] * len(failed), marker="x", s=14, color=MUTED, linewidths=0.9, transform=at)
+    if joins:
+        axes.add_collection(LineCollection(joins, colors=MUTED, alpha=0.4, linewidths=0.7))
+    if points:
+        x, y = zip(*points, strict=True)
+        axes.scatter(x, y, s=13, color=MUTED, alpha=0.7, linewidths=0)
     if way:
         x, y = zip(*way, strict=True)
         axes.plot(x, y, color=SERIES[0], linewidth=2, marker="o", markersize=5)
