@@ -2,6 +2,8 @@
 
 optevolve search --task source_code.py:SourceCode --preset quick --out runs/source-code
 optevolve compare adamw nesterov lion --task source_code.py:SourceCode --out runs/source-code-known
+
+VERDICT
 """
 
 import argparse

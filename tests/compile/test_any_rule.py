@@ -1,6 +1,6 @@
 """Any text is a rule or is refused in one message, and every rule can be checked, shown, built and stepped.
 
-The whole, 20,000 texts: OPTEVOLVE_TEST_RULES=20000 pytest tests/compile/test_any_rule.py
+The whole, 20,000 texts: OPTEVOLVE_TEST_TEXTS=20000 pytest tests/compile/test_any_rule.py
 """
 
 import os
@@ -26,7 +26,7 @@ from optevolve.space.show import describe
 from optevolve.space.simplify import simplify
 from optevolve.space.text import parse_expression
 
-WANTED = os.environ.get("OPTEVOLVE_TEST_RULES")
+WANTED = os.environ.get("OPTEVOLVE_TEST_TEXTS")
 RULES = int(WANTED or "120")
 pytestmark = pytest.mark.timeout(0 if WANTED else 300)
 

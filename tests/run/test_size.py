@@ -16,10 +16,13 @@ from optevolve.run.store import Entry, Study
 
 
 def processor_seconds(call: Callable[[], object]) -> float:
-    call()  # compiles the query
-    started = time.thread_time()
-    call()
-    return time.thread_time() - started
+    """The least of several: the first compiles the query, and any may have to collect the garbage of other tests."""
+    seconds = []
+    for _ in range(5):
+        started = time.thread_time()
+        call()
+        seconds.append(time.thread_time() - started)
+    return min(seconds)
 
 
 def test_reading_is_linear(tmp_path: Path) -> None:
