@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from protocols import correlation
 
 from optevolve.config import PROTOCOLS, Protocol, RunConfig, Stage
 from optevolve.config_text import apply_settings
 from optevolve.errors import OptevolveError
 from optevolve.records import Job
+from optevolve.statistics import rank_correlation
 
 _SEED = 11  # of the first full runs
 
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{len(rows)} rules on {content['task']}, {np.mean([seconds for _, seconds in done]):.2f} s a full run")
     lines = [(f"{decades:+.2f} decades", scores[:, k]) for k, decades in enumerate(options.decades)]
     for name, found in [*lines, ("best", scores.max(axis=1))]:
-        each = [[correlation(one, dear[:, k]) for k in range(dear.shape[1])] for one in found]
+        each = [rank_correlation(one, dear.T) for one in found]
         print(f"{name:16} mean {np.mean(each):6.3f}   each {', '.join(f'{value:.3f}' for row in each for value in row)}")
     return 0
 

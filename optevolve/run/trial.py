@@ -33,6 +33,8 @@ def check_tasks(specs: Sequence[str], *, thorough: bool = False) -> dict[str, Ta
     found = {}
     jobs = {spec: Job(spec, "", spec, Protocol(), 0) for spec in dict.fromkeys(specs)}
     own = {spec: job for spec, job in jobs.items() if own_place(job)}
+    for spec in own:  # what cannot be found, or starts a run when it is imported, is said at once
+        load(spec)
     if own:
         with LocalRunner(1, partial(_check, thorough=thorough), losses=1, definitions=definitions_of(own)) as runner:
             found = {spec: _found(runner, job) for spec, job in own.items()}
