@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def require_text_bounds(text: str, source: str) -> None:
 
 
 def require_bounds(table: Any, source: str) -> None:
-    """Refuses a table that is too deep or too large; walks it without recursion.
+    """Refuses a table that is too deep or too large, or holds what is no text; walks it without recursion.
 
     Raises:
         ConfigError: if it is.
@@ -57,10 +58,12 @@ def require_bounds(table: Any, source: str) -> None:
         if isinstance(value, dict):
             if (key := next((key for key in value if len(str(key)) > KEY), None)) is not None:
                 raise ConfigError(f"{source}: expected keys of at most {KEY} characters, got {str(key)[:60]!r}….")
+            _require_unicode(value, source)
             items = list(value.values())
         elif isinstance(value, list | tuple):
             items = list(value)
         else:
+            _require_unicode([value], source)
             leaves += 1
             continue
         if leaves + len(items) > LEAVES:
@@ -69,3 +72,11 @@ def require_bounds(table: Any, source: str) -> None:
         waiting += [(item, depth + 1) for item in items]
     if leaves > LEAVES:
         raise ConfigError(f"{source}: expected at most {LEAVES:,} values, got {leaves:,}. {_REMEDY}")
+
+
+def _require_unicode(values: Iterable[Any], source: str) -> None:
+    for value in values:
+        try:
+            str(value).encode()
+        except UnicodeEncodeError as error:  # half of a pair of code units, as a file name that is no UTF-8 leaves it
+            raise ConfigError(f"{source}: expected text in Unicode, got {str(value)[:60]!r}. Spell it anew.") from error

@@ -80,7 +80,7 @@ def _budget(task: FinalTask, protocol: Protocol, source: str, place: int) -> Pro
 
 def _telling(errors: list[ErrorDetails]) -> ErrorDetails:
     """The error that says most: of a table in a list of texts or tables, what is wrong in it, not that it is no text."""
-    return next((error for error in errors if not (error["loc"][-1] == "str" and isinstance(error["input"], dict))), errors[0])
+    return next((error for error in errors if not (error["loc"][-1:] == ("str",) and isinstance(error["input"], dict))), errors[0])
 
 
 def _with_grammar_read(table: dict[str, Any], source: str) -> dict[str, Any]:

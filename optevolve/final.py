@@ -210,7 +210,9 @@ def _read(measurements: Iterable[Measurement]) -> tuple[_Table, _Levels]:
                 entry.tuning = m
             else:
                 (entry.choice if m.stage == CHOOSE else entry.runs)[number] = m
-    return table, levels
+    # Nobody is chosen among without being tuned; a store that says so was changed by another hand.
+    known = {task: {name: entry for name, entry in found.items() if entry.tuning or entry.runs} for task, found in table.items()}
+    return {task: found for task, found in known.items() if found}, levels
 
 
 def _choices(entries: Mapping[str, _Entry], level: float | None) -> dict[str, Choice]:

@@ -126,6 +126,14 @@ def _keys(table: Any, prefix: tuple[str | int, ...] = ()) -> list[tuple[str | in
     return found
 
 
+def test_text_that_is_no_unicode_is_refused() -> None:
+    for changes in (["task=a\ud800"], ["data=\udcff"], ["a\ud800=1"]):
+        with pytest.raises(ConfigError):
+            apply_settings(QUICK, changes)
+    with pytest.raises(ConfigError, match="expected text in Unicode"):
+        from_toml('task = "a\ud800"', base=QUICK)
+
+
 def test_hostile_configs_are_read_or_refused() -> None:
     import tomllib
 

@@ -1,6 +1,7 @@
 """The table of the final evaluation: who is chosen by what, what a lost run counts as, and which tests are corrected together."""
 
 import math
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -116,3 +117,12 @@ def test_a_tuning_that_failed_is_out_and_said() -> None:
     rows = {row.name: row for row in compare(final({"adamw": [0.5, 0.6]}, tuned={"evolved-01": None, "adamw": 0.5}))}
     assert (rows["evolved-01"].mean, rows["evolved-01"].reason) == (None, "tuning: the loss is nan")
     assert rows["evolved-01"].role == "survivor"
+
+
+def test_a_choice_among_those_that_nobody_tuned_is_passed_over() -> None:
+    """As a store has it in which another hand changed the task of a row."""
+    found = final({"adamw": [0.5], "evolved-01": [0.6]}, {"adamw": [0.5, 0.5], "evolved-01": [0.6, 0.6]})
+    moved = [replace(m, job=replace(m.job, task="[]")) if m.stage == "choose" and m.job.id.endswith("1") else m for m in found]
+    assert moved != found
+    assert {row.task for row in compare(moved)} == {row.task for row in compare(found)}
+    assert set(choices(moved)) == set(choices(found))
