@@ -30,8 +30,8 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 seeds = st.integers(-(2**63), 2**63 - 1)
 protocols = st.builds(
     Protocol,
-    learning_rates=st.lists(st.floats(1e-9, 10), min_size=1).map(tuple),
-    weight_decays=st.lists(st.floats(0, 1), min_size=1).map(tuple),
+    learning_rates=st.lists(st.floats(1e-9, 10), min_size=1, unique=True).map(tuple),
+    weight_decays=st.lists(st.floats(0, 1), min_size=1, unique=True).map(tuple),
     first_floor=st.none() | st.floats(0, 1),
     schedule=st.builds(Schedule, warmup=st.floats(0, 1e6)),
 )
