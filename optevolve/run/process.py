@@ -71,6 +71,7 @@ class WorkerProcess:
         self.bound = ""  # see `Done`
         self._arrivals, self._log = arrivals, log
         self._gone_at: float | None = None
+        self._draining: threading.Thread | None = None
         ours, theirs = Pipe()
         pipes: tuple[Connection, Connection] | None = None if log is None or os.name != "posix" else Pipe(duplex=False)
         process = context.Process(  # type: ignore[attr-defined]
@@ -91,7 +92,8 @@ class WorkerProcess:
             pipes[1].close()
             descriptor = os.dup(pipes[0].fileno())
             pipes[0].close()
-            threading.Thread(target=drain, args=(descriptor, log), daemon=True, name="output-of-worker").start()
+            self._draining = threading.Thread(target=drain, args=(descriptor, log), daemon=True, name="output-of-worker")
+            self._draining.start()
 
     def _listen(self, connection: Connection) -> None:
         with connection:
@@ -173,6 +175,8 @@ class WorkerProcess:
         _signal("kill", relatives)
         self.process.kill()
         self.process.join(_PATIENCE)
+        if self._draining is not None:  # what it printed last is on its way to the log
+            self._draining.join(_GRACE)
 
     def _signal_group(self, name: str) -> None:
         """All at once, so that none of those who fork meanwhile escapes."""

@@ -19,6 +19,7 @@ __all__ = ["Actors", "Ended", "SilentError"]
 J = TypeVar("J")
 _SILENT = 60.0  # seconds without an answer after which an actor is ended
 _AWAKE = 1.0  # seconds; of longer gaps between two looks no more counts as silence, for the driver was stopped itself
+_LEAVE = 10.0  # seconds that idle actors have to end by themselves
 _BREAKS = 5  # times in a row that actors may end before they are ready until they are given up
 
 
@@ -54,7 +55,7 @@ class Actors(Generic[J]):
     Args:
         ray: the module.
         kind: class of the actors. `ready()` returns when one may be used; `measure(*arguments)` gives what came of a job; `alive()` answers
-            meanwhile.
+            meanwhile; `close()` returns when one without a job may be ended.
         made_of: what actors are made of.
         options: of the actors, such as num_gpus.
         room: how many the cluster has room for now.
@@ -149,7 +150,9 @@ class Actors(Generic[J]):
         self._ray.kill(actor)
 
     def close(self) -> None:
-        """Ends everything at hand."""
+        """Ends everything at hand; who has no job may write to the end what its last one printed."""
+        if leaving := [actor.close.remote() for actor in self._idle]:
+            self._ray.wait(leaving, num_returns=len(leaving), timeout=_LEAVE)
         for actor in [*self._idle, *self._starting.values(), *(actor for actor, _ in self._busy.values())]:
             self._end(actor)
         self._waiting.clear()

@@ -88,6 +88,11 @@ class Measurer:
     def alive(self) -> None:
         """Returns as long as this process runs."""
 
+    def close(self) -> None:
+        """Ends the worker, whose log is then whole."""
+        if self._runner is not None:
+            self._thread.submit(self._runner.close).result()
+
     def measure(self, job: Job, seconds: float, handed: Mapping[str, Handed]) -> Outcome | Failure | Lost:
         """What came of a job; `seconds` is its time limit, `handed` what the driver has given of its data."""
         if self._version != __version__:
