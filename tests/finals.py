@@ -1,13 +1,22 @@
-"""Measurements of a final evaluation, from the scores that it is to have."""
+"""Measurements of a search and of a final evaluation, from the scores that they are to have."""
 
 from collections.abc import Mapping, Sequence
 
 from optevolve.config import Protocol
 from optevolve.contestants import job_id
-from optevolve.records import Job, Measurement, Outcome, Split, Status
+from optevolve.records import Job, Measurement, Outcome, Proposal, Split, Status
 
 PROTOCOL = Protocol(full_steps=100, judge="last")
 LOST = Outcome(Status.DIVERGED, reason="the loss is nan")
+
+
+def measured(name, fitness=None, *, rule="", stage="evolution", status=None, same_as="", reason="", rejected=(), steps=100):
+    """One of the search; without a fitness, of a rule that was stopped."""
+    status = status or (Status.COMPLETED if fitness is not None else Status.STOPPED)
+    outcome = Outcome(status, fitness, 0.1 if fitness is not None else None, reason, steps=steps, seconds=2.0)
+    text = rule or f"g * {name}"
+    proposal = Proposal(name, text, stage=stage, parent="root", rejected=rejected)
+    return Measurement(stage, Job(name, text, "digits", Protocol(), 0), outcome, proposal, same_as)
 
 
 def run(stage: str, name: str, number: int, score: float | None, task: str = "t") -> Measurement:

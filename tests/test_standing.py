@@ -8,17 +8,9 @@ from hypothesis import strategies as st
 
 from optevolve.config import Protocol, RunConfig
 from optevolve.delivery import delivered
-from optevolve.records import Job, Measurement, Outcome, Proposal, Status
+from optevolve.records import Job, Measurement, Outcome, Status
 from optevolve.standing import basis, leaderboard, ranking
-from tests.finals import final
-
-
-def measured(name, fitness=None, *, rule="", stage="evolution", status=None, same_as="", reason="", rejected=(), steps=100):
-    status = status or (Status.COMPLETED if fitness is not None else Status.STOPPED)
-    outcome = Outcome(status, fitness, 0.1 if fitness is not None else None, reason, steps=steps, seconds=2.0)
-    text = rule or f"g * {name}"
-    proposal = Proposal(name, text, stage=stage, parent="root", rejected=rejected)
-    return Measurement(stage, Job(name, text, "digits", Protocol(), 0), outcome, proposal, same_as)
+from tests.finals import final, measured
 
 
 def test_leaderboard_ranks_by_fitness_and_puts_failures_last():

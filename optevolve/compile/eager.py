@@ -32,5 +32,5 @@ def eager(step: Callable[..., Any]) -> Callable[..., Any]:
 
 def add_param_group(optimizer: Optimizer, group: dict[str, Any]) -> None:
     """As `torch.optim.Optimizer.add_param_group`, which torch keeps from being compiled; where nothing was compiled, as it is."""
-    torch_s = Optimizer.add_param_group
-    (torch_s if _DYNAMO in sys.modules else unwrap(torch_s))(optimizer, group)
+    add = Optimizer.add_param_group
+    (add if _DYNAMO in sys.modules else unwrap(add))(optimizer, group)

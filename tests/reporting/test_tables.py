@@ -1,16 +1,9 @@
 from dataclasses import replace
 
-from optevolve.config import Protocol, RunConfig, Search
-from optevolve.records import Job, Measurement, Outcome, Proposal, Status
+from optevolve.config import RunConfig, Search
+from optevolve.records import Status
 from optevolve.reporting.tables import by_task, config_rows, deaths, stage_costs
-
-
-def measured(name, fitness=None, *, rule="", stage="evolution", status=None, same_as="", reason="", rejected=(), steps=100):
-    status = status or (Status.COMPLETED if fitness is not None else Status.STOPPED)
-    outcome = Outcome(status, fitness, 0.1 if fitness is not None else None, reason, steps=steps, seconds=2.0)
-    text = rule or f"g * {name}"
-    proposal = Proposal(name, text, stage=stage, parent="root", rejected=rejected)
-    return Measurement(stage, Job(name, text, "digits", Protocol(), 0), outcome, proposal, same_as)
+from tests.finals import measured
 
 
 def test_costs_count_what_was_trained():
