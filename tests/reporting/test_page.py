@@ -288,6 +288,13 @@ def test_large_run_stays_small(make_study):
     assert "The best 40 of" in Page(html).text
 
 
+def test_long_texts_are_cut(study):
+    endless = [replace(m, job=replace(m.job, rule="g + " * 100_000 + "g")) for m in study.measurements[:10]]
+    html = render(study, measurements=endless, comparisons=[])
+    assert len(html) < 500_000
+    assert "more characters" in html
+
+
 def test_file_appears_whole_or_not_at_all(study, tmp_path: Path, monkeypatch):
     path = tmp_path / "report.html"
     given = {"title": "A run", "config": study.config, "measurements": [], "comparisons": [], "finished": False}

@@ -29,7 +29,7 @@ def poison() -> Iterator[ModuleType]:
     sys.path.remove(folder)
 
 
-def measured(runner: LocalRunner | SerialRunner, *jobs: Job, seconds: float = 240) -> dict[str, Outcome]:
+def measured(runner: LocalRunner | SerialRunner, *jobs: Job, seconds: float = 60) -> dict[str, Outcome]:
     """Outcomes of all jobs, as many at once as the runner takes; what is not there in time is missing."""
     end = time.monotonic() + seconds
     waiting, submitted = list(jobs), 0
