@@ -4,6 +4,7 @@ the real driver, particle search, integrity check and store.
     python benchmarks/scale.py                       # goals: under 5 ms per evaluation, under 1 GiB, the end within 1.5 times the start;
                                                      # then top under 3 s, resume under 20 s, a report under 30 s and 5 MB
     python benchmarks/scale.py --evaluations 5000    # a sample
+    python benchmarks/scale.py --soak                # the same, while others read without a pause: top, show, verify, backup, export
 
 Times are the driver's own, without the simulated workers': by the clock, waiting for the disk included, and of the processor. The first
 counts on a machine that does nothing else, the second also tells on a busy one; the ratio of end and start is given for both. The whole
@@ -17,13 +18,17 @@ Exits with 1 if a goal is missed.
 import argparse
 import hashlib
 import heapq
+import itertools
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from optevolve.algorithms import ALGORITHMS, Sameness
@@ -124,6 +129,48 @@ def command(*arguments: str) -> tuple[float, float, float]:
     return time.perf_counter() - clock, used, after.ru_maxrss / KIBIBYTES
 
 
+class Readers:
+    """Commands that read the study, one after the other in processes of their own, for as long as it is written.
+
+    Attributes:
+        done: how many came to their end.
+        failed: what those that did not said.
+        slowest: seconds by the clock of the slowest.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.done, self.failed, self.slowest = 0, [], 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="readers")
+
+    def __enter__(self) -> "Readers":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _read(self) -> None:
+        url = str(self.folder)
+        with tempfile.TemporaryDirectory() as scratch:
+            for turn in itertools.count():
+                copy = Path(scratch) / f"copy-{turn}"
+                for arguments in (["top", url], ["show", url], ["verify", url], ["backup", url, str(copy)],
+                                  ["top", str(copy)], ["export", url, "-o", str(Path(scratch) / "best.py")]):  # fmt: skip
+                    if self._over.is_set():
+                        return
+                    started = time.perf_counter()
+                    process = [sys.executable, "-m", "optevolve", *arguments]
+                    run = subprocess.run(process, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+                    self.slowest = max(self.slowest, time.perf_counter() - started)
+                    self.done += 1
+                    if run.returncode != 0:
+                        self.failed.append(f"{arguments[0]}: exit code {run.returncode}: {run.stderr.strip()[-300:]}")
+                shutil.rmtree(copy, ignore_errors=True)
+
+
 def resumed(folder: Path, search: Search, sense: str) -> tuple[float, float]:
     """Seconds by the clock and of the processor until everything stored is taken up again."""
     clock, started = time.perf_counter(), time.process_time()
@@ -163,7 +210,10 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--sameness", default="behaviour", help="how equal rules are found: spelling, behaviour or nearly")
     parser.add_argument("--store", default="", help="URL of a database; default: a file in a temporary folder")
+    parser.add_argument("--soak", action="store_true", help="read the study without a pause while it is written; each command must succeed")
     options = parser.parse_args()
+    if options.soak and options.store:
+        parser.error("expected a study in a file with --soak, got --store: leave one of them out")
 
     particles = max(2, -(-options.evaluations // 99))
     population = 2 * particles  # and 1 + 16 × 6 evaluations for each particle: 99 in all
@@ -190,8 +240,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         with Study.create(options.store or Path(folder) / "study.db", config) as study:
             clock, started = time.perf_counter(), time.process_time()
-            drive(source, workers, study, lookahead=search.lookahead, same=same, on_event=watch)
-            own, wall = time.process_time() - started - workers.seconds, time.perf_counter() - clock - workers.wall
+            readers = Readers(Path(folder))
+            with readers if options.soak else nullcontext():
+                drive(source, workers, study, lookahead=search.lookahead, same=same, on_event=watch)
+                ended = time.perf_counter()
+            own, wall = time.process_time() - started - workers.seconds, ended - clock - workers.wall
             evaluations = len(study.jobs())
             size = 0 if options.store else sum(path.stat().st_size for path in Path(folder).iterdir())
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIBIBYTES
@@ -212,6 +265,10 @@ def main() -> int:
     print(f"start, end         {start:8.2f}, {end:.2f} ms of the processor, ratio {end / start:.2f}   goal < 1.5")
     print(f"peak memory        {peak:8.2f} GiB   goal < 1")
     print(f"database           {size / 2**20:8.0f} MiB")
+    if options.soak:
+        print(f"read meanwhile     {readers.done:8} times, the slowest {readers.slowest:.1f} s, {len(readers.failed)} failed   goal: 0")
+        print(*dict.fromkeys(readers.failed), sep="\n", end="\n" if readers.failed else "")
+        met &= readers.done > 0 and not readers.failed
     return 0 if met and max(each, wall_each) < 5 and max(end / start, wall_end / wall_start) < 1.5 and peak < 1 else 1
 
 

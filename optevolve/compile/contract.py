@@ -299,7 +299,8 @@ class RuleOptimizer(Optimizer):
         t = int(work.steps[0].item())
         numbers = self._numbers(t, group["total_steps"])
         keys = self._keys(group, t)
-        if group["fused"] and lr != 0:
+        large = group["fused"] is None and bucket.params.is_cpu and bucket.params.numel() >= _LARGE
+        if (group["fused"] or large) and lr != 0:
             if work.params[0].is_cpu:
                 self._step_fused(group, flat if self.ELEMENTWISE else work, numbers, keys, lr)
             else:

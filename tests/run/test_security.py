@@ -3,6 +3,7 @@
 import ast
 import pickle
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import optevolve
+from optevolve.cli import main
 from optevolve.config import RunConfig
 from optevolve.config_text import apply_settings, from_toml, preset
 from optevolve.errors import OptevolveError, ParseError
@@ -18,6 +20,7 @@ from optevolve.reporting import write_report
 from optevolve.run.folder import open_run, read_run
 from optevolve.run.store import Study
 from optevolve.space import parse
+from tests.finals import final
 
 PACKAGE = Path(optevolve.__file__).parent
 # What the driver itself has defined, on its way to its own workers; nothing that was stored.
@@ -158,6 +161,33 @@ def test_hostile_databases_are_read_as_data_or_refused(tmp_path: Path, table: st
         assert len(str(error)) < 2_000  # noqa: PT017 - either way is right, this one must be readable
     assert not trace.exists()
     assert not Path("owned").exists()
+
+
+def test_what_reads_a_run_imports_no_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    trap, trace = tmp_path / "trap.py", tmp_path / "owned"
+    trap.write_text(f"open({str(trace)!r}, 'w').close()\nimport optevolve as oe\nclass Mine(oe.Task): pass\n", encoding="utf-8")
+    task = f"{trap}:Mine"
+    config = apply_settings(preset("quick"), [f"task={task!r}", f"evaluation.tasks=[{task!r}]"])
+    with open_run(tmp_path / "run", config) as (study, _):
+        study.record(replace(sample(), job=replace(sample().job, task=task)))
+        for found in final({"evolved-01": [0.5, 0.6], "adamw": [0.4, 0.3]}, {"evolved-01": [0.5], "adamw": [0.4]}, task=task):
+            study.record(found)
+        study.finish()
+        study.note("reported")
+    for command in (
+        ["top", "run"], ["top", "run", "--json"], ["show", "run"], ["report", "run"], ["report", "run", "--figures", "figures"],
+        *(["export", "run", "-o", f"best.{end}", "--format", form] for form, end in (("torch", "py"), ("optax", "py"), ("latex", "tex"))),
+        ["verify", "run"], ["verify", "run", "--repair"], ["backup", "run", "copy"], ["top", "copy"],
+    ):  # fmt: skip
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        assert not ended.value.code, command
+        assert not trace.exists(), command
+    with pytest.raises(SystemExit) as ended:  # what does import it, so that the trap is one
+        main(["tasks", "--check", task])
+    assert ended.value.code == 2
+    assert trace.exists()
 
 
 def test_a_report_of_hostile_rules_escapes_them(tmp_path: Path) -> None:
