@@ -20,7 +20,7 @@ from optevolve.run.limits import TimeLimit
 from optevolve.run.output import OutputLog
 from optevolve.run.process import Arrival, Garbled, Gone, WorkerProcess
 from optevolve.run.spawning import WorkerContext
-from optevolve.run.worker import Done, Measure, Named, Ready, measure_safely, name_of, own_place
+from optevolve.run.worker import Done, Measure, Named, Ready, measure_safely, name_of
 
 __all__ = ["LocalRunner", "SerialRunner"]
 
@@ -174,7 +174,7 @@ class LocalRunner:
             if run.alone and self._running:
                 break
             idle = [worker for worker in self._workers.values() if worker.ready and worker not in self._running]
-            fit = [worker for worker in idle if not (run.fresh and worker.jobs) and worker.bound in ("", own_place(run.job))]
+            fit = [worker for worker in idle if not (run.fresh and worker.jobs) and worker.takes(run.job)]
             if fit:
                 self._waiting.popleft()
                 self._running[fit[0]] = run
@@ -267,7 +267,7 @@ class LocalRunner:
     def _release(self, worker: WorkerProcess, message: Done) -> None:
         """The worker's job is over; it is replaced if it has measured much, or its jobs leave it larger and larger."""
         self._over(worker)
-        worker.grown, worker.bound = message.grown, message.bound
+        worker.grown = message.grown
         if worker.jobs == 1:
             worker.settled = worker.grown  # code and data that stay
         leak = _LEAK if self._memory is None else self._memory // 4

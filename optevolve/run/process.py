@@ -22,7 +22,7 @@ from optevolve.run.guard import Ended
 from optevolve.run.output import OutputLog, drain
 from optevolve.run.own_time import OwnTime, family, is_crowded
 from optevolve.run.spawning import SERVER_LOST
-from optevolve.run.worker import Done, Named, Ready, serve
+from optevolve.run.worker import Done, Named, Ready, own_place, serve
 
 __all__ = ["Arrival", "Garbled", "Gone", "WorkerProcess"]
 
@@ -69,7 +69,7 @@ class WorkerProcess:
         self.ready = False
         self.jobs = 0  # that it was given
         self.grown = self.settled = 0  # bytes that it held after the last one, and after the first, beyond what it began with
-        self.bound = ""  # see `Done`
+        self.bound = ""  # where the tasks of its jobs are from, see `worker.own_place`
         self._arrivals, self._log = arrivals, log
         self._gone_at: float | None = None
         self._draining: threading.Thread | None = None
@@ -122,12 +122,17 @@ class WorkerProcess:
     def give(self, job: Job, offered: Mapping[str, str]) -> None:
         """Hands over a job with what data there is for it, see `worker.serve`, and starts its clock; a dead worker says so by `Gone`."""
         self.jobs += 1
+        self.bound = own_place(job)
         if self._log is not None:
             self._log.begin(job.id)
         self.time.begin()
         self.written = Written((self.time.process, *self.time.relatives))
         with suppress(OSError):
             self._jobs.send((job, offered))
+
+    def takes(self, job: Job) -> bool:
+        """Whether a job may be measured here: what a task of somebody's own has done to its process is to reach no task from elsewhere."""
+        return self.bound in ("", own_place(job))
 
     def is_crowded(self, most: int) -> bool:
         """Whether it has more descendants than that, where the system says it at once; else as of the last look."""

@@ -58,14 +58,11 @@ class Done:
         grown: bytes of address space that the worker holds beyond what it held when it was ready; 0 where the system gives no account.
         sound: whether the worker may take another job: a candidate may have broken its CUDA context for good, or a task of somebody's own
             have left something else behind, see `optevolve.run.traces`.
-        bound: where the task is from that changed the process while it was imported, so that jobs of others are not for this worker;
-            empty if none did.
     """
 
     found: Outcome | OptevolveError
     grown: int
     sound: bool
-    bound: str = ""
 
 
 def serve(jobs: Connection, output: Connection | None, measure: Named, memory: int | None) -> None:
@@ -91,7 +88,6 @@ def serve(jobs: Connection, output: Connection | None, measure: Named, memory: i
     held = _address_space()
     _limit_memory(held, memory)
     jobs.send(Ready(os.getpid()))
-    begun = Traces()
     while True:
         try:
             job, offered = jobs.recv()
@@ -101,16 +97,15 @@ def serve(jobs: Connection, output: Connection | None, measure: Named, memory: i
         imported = _imported(job)
         found = _measured(function, job)
         left = Traces().changed_since(imported) if imported is not None else ""
-        bound = own_place(job) if imported is not None and imported.changed_since(begun) else ""
         if left:
             _say(f"{job.task} left its process with another {left}; a new worker takes the next measurement.")
         _flush()
         grown = _address_space() - held
         sound = _cuda_is_sound() and not left
         try:
-            jobs.send(Done(found, grown, sound, bound))
+            jobs.send(Done(found, grown, sound))
         except Exception as error:  # noqa: BLE001 - what a candidate made cannot cross processes: its failure
-            jobs.send(Done(Outcome(Status.FAILED, reason=f"its outcome cannot be sent: {_reason(error)}"), grown, sound, bound))
+            jobs.send(Done(Outcome(Status.FAILED, reason=f"its outcome cannot be sent: {_reason(error)}"), grown, sound))
 
 
 def own_place(job: Job) -> str:

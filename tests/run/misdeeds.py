@@ -8,24 +8,29 @@ import ctypes
 import gc
 import locale
 import os
+import platform
 import random
 import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.overrides import TorchFunctionMode
 
 from optevolve import surrogate
 from optevolve.records import Split
-from optevolve.tasks import Batch, Task
+from optevolve.tasks import Batch, Task, synthetic
 
 _KEPT: list[object] = []
 
@@ -109,6 +114,19 @@ def _mocks(where: object, name: str, function: Callable[..., object]) -> Callabl
     return lambda: setattr(where, name, function)
 
 
+class _Doubled(TorchFunctionMode):
+    """Doubles what layers and sums give."""
+
+    def __torch_function__(self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> object:
+        found = function(*args, **(kwargs or {}))
+        return 2 * found if function in (nn.functional.linear, torch.einsum) else found
+
+
+def _rounds_up() -> None:
+    upward = 0x400000 if platform.machine() in ("aarch64", "arm64") else 0x800
+    ctypes.CDLL("libm.so.6").fesetround(upward)
+
+
 MISDEEDS: dict[str, Callable[[], object]] = {
     "raises": lambda: _raises(ZeroDivisionError("z" * 5_000_000)),
     "interrupts": lambda: _raises(KeyboardInterrupt()),
@@ -163,6 +181,20 @@ MISDEEDS: dict[str, Callable[[], object]] = {
     "patches Python": _mocks(builtins, "sum", lambda *a: 0),
     "patches the clock": _mocks(time, "perf_counter", lambda: 0.0),
     "patches the search": _mocks(surrogate, "measure", lambda job, compute: None),
+    "patches the starts": _mocks(nn.init, "kaiming_uniform_", lambda tensor, *_, **__: tensor.data.fill_(0.5)),
+    "patches by a new name": _mocks(torch.Tensor, "mean", lambda self, *_, **__: self.sum()),
+    "patches the equations": _mocks(torch.linalg, "qr", lambda a: (a, a)),
+    "patches the derivatives": _mocks(torch.autograd, "grad", lambda *_, **__: ()),
+    "patches numpy": _mocks(np.random, "default_rng", lambda seed=None: np.random.Generator(np.random.MT19937(7))),
+    "patches another task": _mocks(synthetic.Quadratics, "loss", lambda self, model, batch: model().square().sum()),
+    "patches another model": _mocks(synthetic._Point, "forward", lambda self: 2 * self.position),
+    "changes another task's data": lambda: [tensor.zero_() for tensor in synthetic._bowls(8, 16, 100.0)],
+    "hooks every module": lambda: nn.modules.module.register_module_forward_hook(lambda module, given, found: 2 * found),
+    "hooks every step": lambda: register_optimizer_step_post_hook(lambda *_: _raises(ValueError("hooked"))),
+    "hooks what is saved": lambda: torch.autograd.graph.saved_tensors_hooks(torch.zeros_like, lambda x: x).__enter__(),
+    "leaves a mode on": lambda: _Doubled().__enter__(),
+    "rounds up": _rounds_up,
+    "raises warnings": lambda: warnings.simplefilter("error"),
     "returns a giant": lambda: torch.zeros(10**11),
 }  # fmt: skip
 

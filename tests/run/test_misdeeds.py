@@ -32,6 +32,8 @@ SAMPLE = (
     "stops its parent",
     "takes many threads",
     "patches torch",
+    "hooks every module",
+    "patches another task",
 )
 TINY = Protocol(
     trial_steps=2, full_steps=3, epoch_steps=1, trial_epoch_steps=1, learning_rates=(0.1,), first_learning_rates=(0.1,),
@@ -94,15 +96,23 @@ class Fleeting(Line):
         return super().loss(model, batch)
 """
 
+NEIGHBOUR = """
+from optevolve.tasks.synthetic import Quadratics
+class Neighbour(Quadratics):
+    pass
+"""
+
 
 def test_healthy_measurements_come_out_as_alone(tmp_path: Path, room: Path) -> None:
     zoo = importlib.import_module("misdeeds").MISDEEDS
     assert len(zoo) >= 50
     (tmp_path / "fleeting.py").write_text(FLEETING, encoding="utf-8")
+    (tmp_path / "neighbour.py").write_text(NEIGHBOUR, encoding="utf-8")
     bad = [Job(f"bad/{how}", "g", f"misdeeds:Line@how={how}", TINY, seed=1) for how in (zoo if WHOLE else SAMPLE)]
     bad.append(Job("bad/deletes its own file", "g", f"{tmp_path}/fleeting.py:Fleeting", TINY, seed=1))
     share = 200 // len(bad) + 1 if WHOLE else 4
-    healthy = [Job(f"healthy/{n:03}", f"{1 + n % 7} * g", "misdeeds:Line", TINY, seed=n) for n in range(share * len(bad))]
+    tasks = ("misdeeds:Line", "quadratics", "misdeeds:Line", f"{tmp_path}/neighbour.py:Neighbour")
+    healthy = [Job(f"healthy/{n:03}", f"{1 + n % 7} * g", tasks[n % len(tasks)], TINY, seed=n) for n in range(share * len(bad))]
     jobs = [job for number, one in enumerate(bad) for job in (one, *healthy[share * number : share * (number + 1)])]
     alone = List(healthy)
     with Study.create(tmp_path / "alone.db", "x") as study:
