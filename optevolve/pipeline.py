@@ -28,17 +28,16 @@ from optevolve.listening import Listening
 from optevolve.progress import Listener, Progress, listener
 from optevolve.records import Job, Outcome
 from optevolve.results import Leader, Result, comparisons, floors_noted, leaderboard, report, why_ended, write_results
-from optevolve.run.definitions import definitions_of
+from optevolve.run import trial
 from optevolve.run.driver import Ask
 from optevolve.run.early_end import ALIKE, Hopeful, ended, name_of_stage, require_completed, worst_outcomes
 from optevolve.run.folder import has_run, open_run
 from optevolve.run.session import Session, require_device, session
 from optevolve.run.store import Study
-from optevolve.run.trial import check_tasks
 from optevolve.run.watch import Callback
 from optevolve.several import join, split
 from optevolve.space.grammar import grammar
-from optevolve.tasks import AnyTask, TaskCheck, listed, load, spec_for, spec_of
+from optevolve.tasks import AnyTask, TaskCheck, listed, spec_for, spec_of
 
 __all__ = ["Leader", "Result", "comparisons", "evaluate", "leaderboard", "report", "require_tasks", "resume", "search", "why_ended"]
 
@@ -229,7 +228,7 @@ def evaluate(
             raise RunEndedError(why)
         with _session(now, study, workers, progress, folder, tasks=list(chosen)) as work:
             try:
-                check_tasks(list(chosen))
+                trial.check_tasks(list(chosen), time_limit=config.workers.time_limit)
                 work(_final_evaluation(now, contestants, chosen), config.search.lookahead)
             finally:
                 write_results(folder, study, config)
@@ -242,10 +241,7 @@ def require_tasks(config: RunConfig) -> None:
     Raises:
         TaskError: for an unknown name or option, or a value of the wrong type or range.
     """
-    specs = _tasks_of(config)
-    for spec in specs:
-        load(spec)
-    definitions_of(specs)
+    trial.require_tasks(_tasks_of(config))
 
 
 def _hopeful(search: _SearchSource, config: RunConfig) -> Hopeful:
@@ -387,8 +383,7 @@ def _ready(config: RunConfig) -> dict[str, TaskCheck]:
     require_device(config)
     _find_data(config)
     _baselines(config)
-    require_tasks(config)
-    return check_tasks(_tasks_of(config))  # before hours are spent on them
+    return trial.check_tasks(_tasks_of(config), time_limit=config.workers.time_limit)  # before hours are spent on them
 
 
 @contextmanager

@@ -107,8 +107,8 @@ def tasks(
     from optevolve.tasks import TASKS, WRAPPERS, load
 
     if check is not None:
-        task = load(check)
         found = check_tasks([check], thorough=True)[check]
+        task = load(check)
         if json:
             print_json({"task": check, "ok": True, **asdict(found)})
         else:

@@ -33,8 +33,8 @@ class Callback(Protocol):
     """What a run tells to whoever wants to know.
 
     The calls and their order are a function of the search alone: the same for any number of workers. A run that is resumed tells from its
-    beginning, with `stored` where nothing was measured this time. What a callback raises does not end the run: it is warned about, and the
-    callback is told nothing more.
+    beginning, with `stored` where nothing was measured this time. What a callback raises, SystemExit included, does not end the run: it is
+    warned about, and the callback is told nothing more. KeyboardInterrupt alone passes, for it is the user's.
     """
 
     def on_evaluation(self, measurement: Measurement, stored: bool) -> None:
@@ -103,13 +103,27 @@ class Watch:
         for callback in list(self._callbacks):
             try:
                 call(callback)
-            except Exception as error:  # noqa: BLE001 - days of search must not end because a metrics server is away; it is said aloud
-                self._callbacks.remove(callback)
-                what = clipped(f"{type(error).__name__}: {error}", 2000)
-                text = f"{type(callback).__name__} failed and is told nothing more: {what}"
-                warnings.warn(shielded(text), RuntimeWarning, stacklevel=2)
-                if self._log is not None:
-                    self._log(text)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - days of search must not end because a metrics server is away; it is said aloud
+                self._callbacks = [other for other in self._callbacks if other is not callback]
+                self._warn(f"{type(callback).__name__} failed and is told nothing more: {clipped(_in_words(error), 2000)}")
+
+    def _warn(self, text: str) -> None:
+        if self._log is not None:
+            self._log(text)
+        try:
+            warnings.warn(shielded(text), RuntimeWarning, stacklevel=3)
+        except RuntimeWarning as raised:  # warnings are errors here (-W error), which would end the run in the callback's place
+            warnings.showwarning(raised, RuntimeWarning, __file__, 0)
+
+
+def _in_words(error: BaseException) -> str:
+    """An error with its message, which may be what raises next."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - a callback's own kind of error may be anything
+        return type(error).__name__
 
 
 def _better(best: Measurement | None, new: Measurement) -> Measurement | None:

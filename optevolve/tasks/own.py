@@ -16,10 +16,10 @@ from types import ModuleType
 from typing import Any, TypeAlias, TypeGuard, TypeVar
 
 from optevolve.errors import TaskError
-from optevolve.task_spec import nearest
+from optevolve.task_spec import nearest, split_spec
 from optevolve.tasks.base import Task
 
-__all__ = ["MAIN", "AnyTask", "changed_options", "find", "global_name", "is_task", "listed", "name_of", "same"]
+__all__ = ["MAIN", "AnyTask", "changed_options", "find", "global_name", "is_known", "is_task", "listed", "name_of", "same"]
 
 AnyTask: TypeAlias = str | Task | type[Task]  # what functions take for a task: a spec, an instance or a class
 _Item = TypeVar("_Item")
@@ -29,6 +29,15 @@ MAIN = "__main__"  # the module of a script or notebook: found by the process th
 def is_task(value: object) -> TypeGuard[Task | type[Task]]:
     """Whether something is a task, or a class of tasks."""
     return isinstance(value, Task) or (isinstance(value, type) and issubclass(value, Task))
+
+
+def is_known(spec: str) -> bool:
+    """Whether the module of one's own task is here already, imported or on its way, so that nothing of it is run to find the task."""
+    place = split_spec(spec).name.rpartition(":")[0]
+    if not place.endswith(".py"):
+        return place in sys.modules
+    path = _path_of(place)
+    return path is not None and _key_of(path) in sys.modules
 
 
 def find(name: str) -> type[Task] | Task:
@@ -92,14 +101,12 @@ def _module(name: str, place: str) -> ModuleType:
 
 def _file(name: str, place: str) -> ModuleType:
     """The module in a file, which may lie in the working directory or beside what the import path names, in every process alike."""
-    folders = [Path.cwd(), *map(Path, sys.path)]
-    path = next((path for folder in folders if (path := folder / Path(place).expanduser()).is_file()), None)
+    path = _path_of(place)
     if path is None:
         raise TaskError(
             f"Task {name!r}: no file {place} in {os.getcwd()} or on the import path. Give its path from the folder that you are in."
         )
-    path = path.resolve()
-    key = f"_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"  # files of one name in two folders are two modules
+    key = _key_of(path)
     if (known := sys.modules.get(key)) is not None:
         _refuse_circle(name, known)
         return known
@@ -119,6 +126,17 @@ def _file(name: str, place: str) -> ModuleType:
     finally:
         _set_importing(spec, False)
     return module
+
+
+def _path_of(place: str) -> Path | None:
+    folders = [Path.cwd(), *map(Path, sys.path)]
+    path = next((path for folder in folders if (path := folder / Path(place).expanduser()).is_file()), None)
+    return None if path is None else path.resolve()
+
+
+def _key_of(path: Path) -> str:
+    """Name of the module; files of one name in two folders are two modules."""
+    return f"_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
 
 
 def _set_importing(spec: ModuleSpec, value: bool) -> None:

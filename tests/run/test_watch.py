@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 import types
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,44 @@ def test_a_callback_that_fails_is_left_out_and_said_aloud(tmp_path: Path) -> Non
     assert ("end", True) in ear.heard
     assert ("end", True) not in away.heard
     assert len(said) == 1
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("action", ["default", "error", "ignore"])
+@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(3), GeneratorExit(), BaseException("x"), Unspeakable()])
+def test_nothing_that_a_callback_raises_ends_a_run_whatever_is_done_with_warnings(action: Any, error: BaseException) -> None:
+    class Same(Ear):
+        def __eq__(self, other: object) -> bool:
+            raise error
+
+        __hash__ = None  # type: ignore[assignment]
+
+        def on_end(self, finished: bool) -> None:
+            raise error
+
+    ear, said = Ear(), []
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter(action)
+        watch = Watch([Same(), ear], said.append)
+        watch.end(True)
+        watch.end(True)
+    assert ear.heard == [("end", True)] * 2
+    assert len(said) == 1
+    assert [str(warning.message) for warning in warned] == (said if action != "ignore" else [])
+    assert f"Same failed and is told nothing more: {type(error).__name__}" in said[0]
+
+
+def test_ctrl_c_in_a_callback_is_the_user_s() -> None:
+    class Slow(Ear):
+        def on_end(self, finished: bool) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Watch([Slow()]).end(True)
 
 
 def test_a_session_is_logged_line_by_line_with_its_end(tmp_path: Path) -> None:
