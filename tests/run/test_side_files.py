@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import sqlalchemy as sa
 from places import CONFIG, sample
 
 from optevolve.errors import StudyError
-from optevolve.run.store import Study
+from optevolve.run.store import Entry, Study
 
 FILES = ["study.db", "study.db-wal", "study.db-shm", "study.db.lock"]
 
@@ -34,6 +35,53 @@ def test_a_file_taken_away_ends_the_writing(tmp_path: Path, name: str, how: str)
             study.require_held()
         with pytest.raises(StudyError, match=rf"{name} is"):
             study.record(sample("b"))
+
+
+WAYS = ["emptied", "shortened", "copied over", "copied over by a larger one", "copied over by one from before", "overwritten"]
+
+
+@pytest.mark.parametrize("name", FILES[:2])
+@pytest.mark.parametrize("how", WAYS)
+def test_a_file_overwritten_in_place_ends_the_writing(tmp_path: Path, name: str, how: str) -> None:
+    store = tmp_path / "study.db"
+    with Study.create(store, CONFIG) as study:
+        study.record(sample("a"))
+    before = store.read_bytes()
+    with Study.open(store) as study:
+        study.record(sample("b"))
+        study.require_held()
+        path = tmp_path / name
+        if how in ("emptied", "shortened"):
+            with path.open("r+b") as file:
+                file.truncate(0 if how == "emptied" else path.stat().st_size // 2)
+        elif how == "overwritten":
+            with path.open("r+b") as file:
+                file.write(bytes(8192))
+        elif how.endswith("before"):
+            with path.open("r+b") as file:
+                file.write(before)
+        else:
+            with Study.create(tmp_path / "other.db", CONFIG) as other:
+                for number in range(60 if "larger" in how else 1):
+                    other.record(sample(f"other/{number}"))
+                content = (tmp_path / ("other" + name.removeprefix("study"))).read_bytes()
+            with path.open("r+b") as file:
+                file.write(content)
+        with pytest.raises(StudyError, match=rf"{name} (is shorter than it was|holds something else): it was overwritten"):
+            study.require_held()
+        with pytest.raises(StudyError, match="overwritten"):
+            study.record(sample("c"))
+
+
+def test_a_log_that_begins_anew_again_and_again_is_no_loss(tmp_path: Path) -> None:
+    with Study.create(tmp_path / "study.db", CONFIG) as study:
+        reader = sqlite3.connect(tmp_path / "study.db")
+        for number in range(12):
+            study.record_all([Entry(sample(f"{number}/{k}"), k, "") for k in range(100)])
+            reader.execute("pragma wal_checkpoint(restart)").fetchall()
+            study.require_held()
+        reader.close()
+        study.require_held()
 
 
 def test_a_folder_taken_away_ends_the_writing(tmp_path: Path) -> None:
@@ -61,7 +109,7 @@ def test_ordinary_use_is_not_disturbed(tmp_path: Path) -> None:
 DRIVER = """
 import sys, time
 from pathlib import Path
-from optevolve.run.store import Study
+from optevolve.run.store import Entry, Study
 with Study.open(sys.argv[1]) as study:
     study.note("driving")
     Path(sys.argv[2]).touch()
