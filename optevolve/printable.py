@@ -29,9 +29,10 @@ def _readable(error: UnicodeError) -> tuple[str, int]:
 
 
 def _spelled(character: str) -> str:
-    known = _SPELLINGS.get(character)
-    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode("ascii") if known is None else known
-    return plain or "?"
+    if (known := _SPELLINGS.get(character)) is not None:
+        return known
+    parts = unicodedata.normalize("NFKD", character)  # of the micro sign the Greek letter
+    return "".join(_SPELLINGS.get(part, part) for part in parts).encode("ascii", "ignore").decode("ascii") or "?"
 
 
 codecs.register_error(HANDLER, _readable)
@@ -70,9 +71,13 @@ def clipped(text: str, most: int) -> str:
     return text[: most - len(note)] + note
 
 
-def tolerate() -> None:
-    """Standard output and standard error of this process take any text, spelled readably where their encoding lacks a character."""
+def tolerate(encoding: str | None = None) -> None:
+    """Standard output and standard error of this process take any text, spelled readably where their encoding lacks a character.
+
+    Args:
+        encoding: of both from now on; None: their own.
+    """
     streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
     for stream in streams:
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors=HANDLER)
+            stream.reconfigure(encoding=encoding, errors=HANDLER)

@@ -7,11 +7,11 @@ from optevolve.printable import fitting, shielded
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "cp437", "utf-8", None])
 def test_every_text_fits_every_encoding(encoding: str | None) -> None:
-    text = "α → w ← x² · ½ … │ ▁█ 漢 é \udcff"
+    text = "α → w ← x² · ½ … │ ▁█ 漢 é µ \udcff"
     found = fitting(text, encoding)
     found.encode(encoding or "utf-8")  # as a stream does it, strictly
     if encoding == "ascii":
-        assert found == "alpha -> w <- x^2 * 1/2 ... | .# ? e ?"
+        assert found == "alpha -> w <- x^2 * 1/2 ... | .# ? e mu ?"
     if encoding in ("utf-8", None):
         assert found == text.replace("\udcff", "?")
 

@@ -150,9 +150,9 @@ def shared_object(text: str) -> Path | None:
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as scratch:
         source, made = Path(scratch) / "step.cpp", Path(scratch) / "step.so"
         source.write_text(text, encoding="utf-8")
-        done = subprocess.run([compiler, str(source), "-o", str(made), *flags], capture_output=True, text=True, check=False)
+        done = subprocess.run([compiler, str(source), "-o", str(made), *flags], capture_output=True, check=False)
         if done.returncode != 0:
-            _say_once(f"{compiler} failed: {done.stderr.strip()[-500:]}")
+            _say_once(f"{compiler} failed: {done.stderr.decode(errors='replace').strip()[-500:]}")
             return None
         path = folder / f"{digest}-{hashlib.sha256(made.read_bytes()).hexdigest()[:16]}.so"
         made.replace(path)  # atomic: another process sees all of it or nothing

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from optevolve.errors import OptevolveError
+from optevolve.printable import tolerate
 from optevolve.records import Job, Outcome, Status
 from optevolve.run.guard import begin_guarded, end_with_driver
 from optevolve.run.traces import Traces
@@ -141,6 +142,9 @@ def _take_standard_streams(output: Connection | None) -> None:
         for standard in (1, 2):
             os.dup2(output.fileno(), standard)
         output.close()
+        tolerate("utf-8")  # a log has no terminal's encoding
+    else:
+        tolerate()  # what a task prints is no reason to fail it
 
 
 def _flush() -> None:

@@ -4,7 +4,7 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -78,7 +78,9 @@ class _Check:
         loss = self.train(first)
         if not _same(before, second.state_dict()):
             raise _broken(self.task, "model() must build a fresh model at every call", "training one model changed another one", _FRESH)
-        scores = {split: self.score(second, split) for split in (Split.VALID, Split.TEST)}
+        scores = {split: self.score(second, split, before) for split in (Split.VALID, Split.TEST)}
+        if self.thorough:
+            self.repeat_loss()
         self.steps_by_norm(second)
         return TaskCheck(sum(p.numel() for p in _trainable(first)), loss, scores[Split.VALID], tuple(self.notes))
 
@@ -194,8 +196,31 @@ class _Check:
                 remedy = "Look for a root or a logarithm of zero in the loss."
                 raise _broken(self.task, "gradients must be finite", f"that of {name!r} is not, on {place}", remedy)
 
-    def score(self, model: nn.Module, split: Split) -> float:
-        """Scores the model on a pass over a split; the score of the first batch."""
+    def repeat_loss(self) -> None:
+        """Two calls on the first batch give one loss: equal models, and one seed of torch's generator, which the training loop seeds."""
+        found = []
+        for _ in range(2):
+            model = self.model().train()
+            _, batch = next(self.passed(Split.TRAIN))
+            torch.manual_seed(1)
+            loss = _call(self.task, "loss(model, batch)", partial(self.task.loss, model, batch))
+            found.append(_scalar(self.task, "loss(model, batch)", loss))
+        if not math.isclose(*found, rel_tol=1e-4, abs_tol=1e-7):
+            remedy = (
+                "Draw what is random in it from torch's global generator alone, which is seeded for every run, and keep nothing of a call."
+            )
+            found_ = f"two calls gave {found[0]:.6g} and {found[1]:.6g} on the first batch of {Split.TRAIN}"
+            raise _broken(self.task, "loss(model, batch) must be the same for equal models under the same seed", found_, remedy)
+
+    def unchanged(self, model: nn.Module, before: Mapping[str, Any], split: Split) -> None:
+        """The model is as it was, but for counters."""
+        for name, value in model.state_dict().items():
+            if isinstance(value, Tensor) and value.is_floating_point() and name in before and not _same(value, before[name]):
+                remedy = "Work on a copy, under torch.no_grad(), and leave model.training as it is."
+                raise _broken(self.task, "score(model, batch) must leave the model as it is", f"on {split} it changed {name!r}", remedy)
+
+    def score(self, model: nn.Module, split: Split, before: Mapping[str, Any]) -> float:
+        """Scores the model, whose state is `before`, on a pass over a split; the score of the first batch."""
         model.eval()
         first = math.nan
         with torch.no_grad():
@@ -203,11 +228,13 @@ class _Check:
                 score = self.scored(model, batch, split, number)
                 if number == 1:
                     first = score
+                    self.unchanged(model, before, split)
                     again = self.scored(model, batch, split, number) if self.thorough else score
                     if not math.isclose(again, score, rel_tol=1e-4, abs_tol=1e-7):
                         remedy = "Draw what it needs from a generator of its own with a fixed seed, and let dropout follow model.training."
                         found = f"two calls gave {score:.6g} and {again:.6g} on the first batch of {split}"
                         raise _broken(self.task, "score(model, batch) must be the same at every call in evaluation", found, remedy)
+        self.unchanged(model, before, split)
         return first
 
     def scored(self, model: nn.Module, batch: Batch, split: Split, number: int) -> float:

@@ -16,6 +16,19 @@ from optevolve.config_text import apply_settings, preset
 from optevolve.records import Job, Measurement, Outcome, Proposal, Status
 from optevolve.run.folder import open_run
 
+LOUD = """
+import sys, torch, optevolve as oe
+
+class Loud(oe.Task):
+    def model(self): return torch.nn.Linear(1, 1)
+    def batches(self, split, seed): yield oe.Batch(torch.ones(4, 1), torch.zeros(4, 1))
+    def loss(self, model, batch):
+        print("loss µ ✓ 漢 …")
+        return model(batch.x).square().mean()
+    def score(self, model, batch):
+        print("score half \\ud800", file=sys.stderr)
+        return -model(batch.x).square().mean()
+"""
 ENCODINGS = ("ascii", "latin-1", "cp1252")
 
 
@@ -73,6 +86,35 @@ def test_a_process_on_an_ascii_terminal() -> None:
     done = subprocess.run(command, env=environment, capture_output=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert b"alpha learning rate" in done.stdout
+
+
+def test_a_task_may_print_anything_on_an_ascii_terminal(tmp_path: Path) -> None:
+    """Where it is tried, with this terminal, and where it is measured, into a log."""
+    (tmp_path / "loud.py").write_text(LOUD, encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "optevolve",
+        "compare",
+        "sgd",
+        "--task",
+        "loud.py:Loud",
+        "--out",
+        "out",
+        "--seeds",
+        "1",
+        "--workers",
+        "1",
+    ]
+    short = ("learning_rates=[0.1]", "trial_steps=2", "full_steps=2", "epoch_steps=2", "weight_decays=[0.0]", "rungs=1", "full_seeds=1")
+    command += [word for setting in short for word in ("--set", setting)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"loss mu ok ? ..." in done.stdout
+    logs = b"".join(path.read_bytes() for path in (tmp_path / "out" / "workers").iterdir())
+    assert "loss µ ✓ 漢 …".encode() in logs
+    assert b"score half ?" in logs
 
 
 def test_a_store_cannot_write_to_the_terminal_by_escape_sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

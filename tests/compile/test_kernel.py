@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,12 @@ import pytest
 import torch
 from scipy import special
 
-from optevolve.compile import build, class_of, contract
+from optevolve.compile import build, class_of, contract, export
 from optevolve.compile.compiled import compiled_step
 from optevolve.compile.kernel import fused_step
 from optevolve.space import parse
 from tests.compile.agreement import kernels_from_one_library
+from tests.compile.exported import load
 
 RULE = "clip_norm(v_hat + dropout(g, 0.3)) + 0.01 * noise + normalize(g) * sigmoid(w)"
 
@@ -171,9 +172,9 @@ for rule in ("v_hat * 3", "s_hat * g")[: int(sys.argv[1])]:
 """
 
 
-def in_new_process(cache, compiler: str, path: str = "", rules: int = 2) -> subprocess.CompletedProcess:
+def in_new_process(cache, compiler: str, path: str = "", rules: int = 2, within: Sequence[str] = ()) -> subprocess.CompletedProcess:
     environment = {**os.environ, "RULE_KERNEL_CACHE": str(cache), "CXX": compiler, "CXXFLAGS": "-O1", "PATH": path}
-    command = [sys.executable, "-c", SCRIPT, str(rules)]
+    command = [*within, sys.executable, "-c", SCRIPT, str(rules)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
 
 
@@ -199,6 +200,36 @@ def test_a_compiler_that_fails_is_reported(tmp_path) -> None:
     assert done.stderr.count("UserWarning: The fused step cannot be compiled") == 1
     assert "/bin/false failed" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("message", [rb"\377\376 Fehler", rb"\260: f\344llt aus", rb"\200"])
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_compiler_speaks_in_whatever_encoding(message: bytes, exported: bool, tmp_path, monkeypatch) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_bytes(b"#!/bin/sh\nprintf '" + message + b"' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("RULE_KERNEL_CACHE", str(tmp_path / "kernels"))
+    rule = parse(f"log(abs(v_hat) + s) * {['g', 'w'][exported]} ** {len(message)}")  # compiled by nobody else
+    made = load(export(rule, tmp_path / "told.py", name="Told")).Told if exported else class_of(rule)
+    w = torch.nn.Parameter(torch.ones(2**18 + 1))
+    w.grad = torch.ones_like(w)
+    with pytest.warns(UserWarning, match=r"compiler failed: .*\ufffd"):
+        made([w], lr=0.1, fused=True).step()
+    assert w[0] != 1
+
+
+WITHOUT_EXECUTION = ("unshare", "--mount", "--map-root-user", "sh", "-c", 'mount -t tmpfs -o noexec none "$0" && exec "$@"')
+
+
+def test_a_cache_that_nothing_may_be_run_from_costs_a_warning_and_no_step(tmp_path) -> None:
+    within = (*WITHOUT_EXECUTION, str(tmp_path))
+    if shutil.which("unshare") is None or subprocess.run([*within, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no file system may be mounted here")
+    done = in_new_process(tmp_path, "c++", os.environ["PATH"], within=within)
+    assert [float(line) for line in done.stdout.split()] == pytest.approx([3.5, 4.5])
+    assert done.stderr.count("UserWarning: The fused step cannot be compiled") == 1
+    assert re.search("failed to map segment.*that can be written to and run from in \\$RULE_KERNEL_CACHE", done.stderr)
 
 
 FOREIGN = "int nothing_of_ours;"

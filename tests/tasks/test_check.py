@@ -207,6 +207,28 @@ def _drawn(split: Split) -> Iterator[Batch]:
 
 
 GENERATOR = random.Random(0)
+NUMPYS = np.random.default_rng()
+CALLS = itertools.count()
+
+
+def _lost(factor: Callable[[], float]) -> Callable[[nn.Module, Batch], Tensor]:
+    return lambda model, batch: factor() * mse_loss(model(batch.x), batch.y)
+
+
+def _shrinking(model: nn.Module, batch: Batch) -> Tensor:
+    for parameter in model.parameters():
+        parameter.data.mul_(0.99)
+    return -mse_loss(model(batch.x), batch.y)
+
+
+def _training(model: nn.Module, batch: Batch) -> Tensor:
+    return -mse_loss(model.train()(batch.x), batch.y)
+
+
+def _late(model: nn.Module, batch: Batch) -> Tensor:
+    """Changes the model on batches of zeros alone."""
+    return -mse_loss(model(batch.x), batch.y) if batch.x.any() else _shrinking(model, batch)
+
 
 DIFFERS = [
     ({"make": lambda: _Raw(lambda x, weight: x @ weight + GENERATOR.random())}, "must be the same at every call in evaluation"),
@@ -214,6 +236,9 @@ DIFFERS = [
     ({"give": _drawn}, "batches(train, seed) must give the same batches at every call with the same seed; batch 1 differs"),
     ({"give": _growing()}, "one had 2 batches, the other more"),
     ({"make": lambda: nn.utils.parametrizations.weight_norm(_shifted())}, "two calls gave different parameters"),
+    ({"lose": _lost(GENERATOR.random)}, "loss(model, batch) must be the same for equal models under the same seed; two calls gave"),
+    ({"lose": _lost(lambda: 1 + NUMPYS.random())}, "on the first batch of train. Draw what is random in it from torch's global"),
+    ({"lose": _lost(lambda: 1 / (1 + next(CALLS)))}, "and keep nothing of a call"),
 ]  # fmt: skip
 
 
@@ -230,6 +255,26 @@ def test_a_thorough_check_finds_what_two_calls_do_not_agree_on(parts: dict[str, 
     task = replace(Line(judge=lambda model, batch: -mse_loss(model(batch.x), batch.y).abs()), **parts)
     with pytest.raises(TaskError) as caught:
         check_task(task, thorough=True)
+    assert says in str(caught.value)
+
+
+def test_a_loss_that_draws_from_torchs_generator_is_sound() -> None:
+    task = Line(lose=lambda model, batch: mse_loss(nn.functional.dropout(model(batch.x)) + torch.rand(()), batch.y))
+    check_task(task, thorough=True)
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ({"judge": _shrinking}, "score(model, batch) must leave the model as it is; on valid it changed 'weight'"),
+        ({"make": lambda: nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1)), "judge": _training}, "it changed '0.running_mean'"),
+        ({"give": lambda split: iter([_zeros(), Batch(torch.zeros(4, 1), torch.zeros(4, 1))]), "judge": _late}, "changed 'weight'"),
+    ],
+)
+@pytest.mark.parametrize("thorough", [False, True])
+def test_a_score_that_changes_the_model_is_found(parts: dict[str, Any], says: str, thorough: bool) -> None:
+    with pytest.raises(TaskError) as caught:
+        check_task(replace(Line(), **parts), thorough=thorough)
     assert says in str(caught.value)
 
 
