@@ -24,23 +24,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optevolve.calibration import calibrate
     from optevolve.comparison import compare
-    from optevolve.compile import export
     from optevolve.config import RunConfig
     from optevolve.config_text import load_config, preset
     from optevolve.errors import OptevolveError
-    from optevolve.integrity import check_integrity, trajectory
     from optevolve.library import zoo
-    from optevolve.library.known import explain
     from optevolve.optim import build
     from optevolve.pipeline import Result, evaluate, report, resume, search
+    from optevolve.rules import (
+        check_integrity,
+        describe,
+        explain,
+        export,
+        latex,
+        nearly_same,
+        schedule_of,
+        simplify,
+        to_paper,
+        to_sympy,
+        trajectory,
+    )
     from optevolve.space import UpdateRule, decay_values, parse
-    from optevolve.space.fingerprint import nearly_same
-    from optevolve.space.latex import latex
-    from optevolve.space.paper_notation import parse_paper, to_paper
-    from optevolve.space.schedule_split import schedule_of
-    from optevolve.space.show import describe
-    from optevolve.space.simplify import simplify
-    from optevolve.space.symbolic import to_sympy
+    from optevolve.space.paper_notation import parse_paper
     from optevolve.tasks import Batch, Task
 
 __version__ = "0.1.0"
@@ -89,27 +93,27 @@ _HOMES = {
     "UpdateRule": "optevolve.space",
     "build": "optevolve.optim",
     "calibrate": "optevolve.calibration",
-    "check_integrity": "optevolve.integrity",
+    "check_integrity": "optevolve.rules",
     "compare": "optevolve.comparison",
     "decay_values": "optevolve.space",
-    "describe": "optevolve.space.show",
+    "describe": "optevolve.rules",
     "evaluate": "optevolve.pipeline",
-    "explain": "optevolve.library.known",
-    "export": "optevolve.compile",
-    "latex": "optevolve.space.latex",
+    "explain": "optevolve.rules",
+    "export": "optevolve.rules",
+    "latex": "optevolve.rules",
     "load_config": "optevolve.config_text",
-    "nearly_same": "optevolve.space.fingerprint",
+    "nearly_same": "optevolve.rules",
     "parse": "optevolve.space",
     "parse_paper": "optevolve.space.paper_notation",
     "preset": "optevolve.config_text",
     "report": "optevolve.pipeline",
     "resume": "optevolve.pipeline",
-    "schedule_of": "optevolve.space.schedule_split",
+    "schedule_of": "optevolve.rules",
     "search": "optevolve.pipeline",
-    "simplify": "optevolve.space.simplify",
-    "to_paper": "optevolve.space.paper_notation",
-    "to_sympy": "optevolve.space.symbolic",
-    "trajectory": "optevolve.integrity",
+    "simplify": "optevolve.rules",
+    "to_paper": "optevolve.rules",
+    "to_sympy": "optevolve.rules",
+    "trajectory": "optevolve.rules",
     "zoo": "optevolve.library",
 }
 

@@ -25,7 +25,7 @@ from optevolve.evaluation import EvaluationSource
 from optevolve.final import REFERENCE, Comparison
 from optevolve.final import compare as table_of
 from optevolve.floors import has_floors
-from optevolve.library import ZOO, default_weight_decay, rule_or_name
+from optevolve.library import ZOO, AnyRule, entry_of, rule_of
 from optevolve.listening import Listening
 from optevolve.progress import Listener, listener
 from optevolve.reporting.contest import write_plot
@@ -35,7 +35,7 @@ from optevolve.run.folder import FREE, config_of, write_text
 from optevolve.run.session import require_device, session
 from optevolve.run.store import Study
 from optevolve.run.trial import check_tasks
-from optevolve.space import UpdateRule, parse
+from optevolve.space import parse
 from optevolve.tasks import AnyTask, listed, spec_for, spec_of
 
 __all__ = ["PROTOCOLS", "WEIGHT_DECAYS", "compare", "name_of"]
@@ -51,7 +51,7 @@ _LOOKAHEAD = 32
 
 
 def compare(
-    rules: Sequence[UpdateRule | str] | Mapping[str, UpdateRule | str],
+    rules: Sequence[AnyRule] | Mapping[str, AnyRule],
     tasks: Sequence[AnyTask] | AnyTask,
     out: str | Path,
     *,
@@ -70,7 +70,8 @@ def compare(
     The same folder takes further rules, tasks and seeds later; its protocol and seed stay.
 
     Args:
-        rules: names of the zoo, texts in the native or the paper's notation, or rules; a mapping gives them names of its own.
+        rules: names of the zoo, texts in the native or the paper's notation, or rules; a mapping gives them names of its own. Where the
+            protocol tunes no weight decay, each takes the one that goes with it, as AdamW's 0.01.
         tasks: one or several, each a name, a class or an instance as `task` of `optevolve.search`.
         out: the folder.
         protocol: "paper" or "fast", both judged at the end of training, with the weight decays 0, 0.001, 0.01 and 0.1.
@@ -128,23 +129,23 @@ def compare(
     return found
 
 
-def name_of(rule: UpdateRule | str) -> str:
-    """The name under which a rule without one is compared: the zoo's, else one made from its native notation."""
-    if isinstance(rule, str):
-        if (name := rule.strip().lower()) in ZOO:
-            return name
-        rule = rule_or_name(rule)
-    return "rule-" + hashlib.sha256(str(rule).encode()).hexdigest()[:6]
+def name_of(rule: AnyRule) -> str:
+    """The name under which a rule without one is compared: the zoo's, else one made from its native notation and its weight decay."""
+    if (entry := entry_of(rule)) is not None:
+        return entry.name
+    found = rule_of(rule)
+    text = str(found) + (f" weight_decay={found.weight_decay!r}" if found.weight_decay else "")
+    return "rule-" + hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
-def _contestants(rules: Sequence[UpdateRule | str] | Mapping[str, UpdateRule | str], against: str) -> tuple[list[Contestant], str]:
+def _contestants(rules: Sequence[AnyRule] | Mapping[str, AnyRule], against: str) -> tuple[list[Contestant], str]:
     """Who is compared, each once, and the name of the reference."""
     if isinstance(rules, str):
         raise ConfigError(f"Expected a list of rules, got the text {rules!r}. Write [{rules!r}].")
-    given = list(rules.items()) if isinstance(rules, Mapping) else [(name_of(rule), rule) for rule in rules]
+    given = rules if isinstance(rules, Mapping) else {name_of(rule): rule for rule in rules}
     if not given:
         raise ConfigError("Expected at least one rule, got none. See 'optevolve zoo'.")
-    named = {name: rule_or_name(rule) if isinstance(rule, str) else rule for name, rule in given}
+    named = {name: rule_of(rule) for name, rule in given.items()}
     if wrong := [name for name in named if not name or "/" in name]:
         raise ConfigError(f"Expected names without '/' and not empty, got {wrong[0]!r}.")
     reference = against or (REFERENCE if REFERENCE in named else next(iter(named)))
@@ -152,10 +153,8 @@ def _contestants(rules: Sequence[UpdateRule | str] | Mapping[str, UpdateRule | s
         if reference not in ZOO:
             raise ConfigError(f"Expected one of {', '.join(named)} or a name of 'optevolve zoo' to compare against, got {against!r}.")
         named[reference] = ZOO[reference].rule
-        given.append((reference, reference))
-    decays = {name: default_weight_decay(rule) for name, rule in given if isinstance(rule, str)}
     # As text and back, so that a rule reads in the store as it reads anywhere.
-    return [Contestant(name, str(parse(str(rule))), decays.get(name, 0.0)) for name, rule in named.items()], reference
+    return [Contestant(name, str(parse(str(rule))), rule.weight_decay) for name, rule in named.items()], reference
 
 
 def _refuse_another(folder: Path, stored: RunConfig, config: RunConfig) -> None:

@@ -14,8 +14,7 @@ from torch import Tensor
 from optevolve.compile.build import class_of, schedule_of
 from optevolve.compile.contract import RuleOptimizer
 from optevolve.compile.schedulers import WarmupCosine
-from optevolve.library import SCHEDULES, ZOO, default_weight_decay, rule_or_name
-from optevolve.space.rule import UpdateRule
+from optevolve.library import SCHEDULES, ZOO, AnyRule, rule_of
 
 _SPELLINGS = {
     "sgd": "SGD", "adamw": "AdamW", "rmsprop": "RMSprop", "powersign": "PowerSign", "addsign": "AddSign", "qhm": "QHM",
@@ -36,7 +35,7 @@ __all__ += list(SCHEDULES)
 
 
 def build(
-    rule: UpdateRule | str,
+    rule: AnyRule,
     params: Iterable[Any],
     lr: float | Tensor,
     total_steps: int | None = None,
@@ -47,18 +46,17 @@ def build(
     """An optimizer that follows the rule.
 
     Args:
-        rule: an update rule, or what commands take for one: a name of the zoo (`opt6`), native notation (`v_hat / sqrt(s_hat)`), or the
-            paper's (`Nest ~ bessel_i1e(g)`).
+        rule: an update rule or an entry of the zoo, or what commands take for one: a name of the zoo (`opt6`), native notation
+            (`v_hat / sqrt(s_hat)`), or the paper's (`Nest ~ bessel_i1e(g)`).
         params: as for any torch optimizer.
-        lr, total_steps, momentum, weight_decay: see `RuleOptimizer`; a name of the zoo brings its own default of weight decay.
+        lr, total_steps, momentum, weight_decay: see `RuleOptimizer`; without weight_decay the rule's own default holds, AdamW's 0.01.
         options: maximize, foreach, fused, capturable, differentiable and seed, see `RuleOptimizer`.
     Raises:
         ParseError: if the text is neither a name nor a rule; names near it are suggested.
         ValueError, RuntimeError: see `RuleOptimizer`.
     """
-    found = rule_or_name(rule) if isinstance(rule, str) else rule
-    if weight_decay is None and isinstance(rule, str):
-        weight_decay = default_weight_decay(rule)
+    found = rule_of(rule)
+    weight_decay = found.weight_decay if weight_decay is None else weight_decay
     return class_of(found)(params, lr, total_steps=total_steps, momentum=momentum, weight_decay=weight_decay, **options)
 
 

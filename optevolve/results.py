@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,8 @@ class Result:
             end = final.get(row.name)
             score, interval = (end.mean, end.interval) if end else (None, None)
             values = (row.fitness, row.learning_rate, score, interval, row.seconds, row.status)
-            leaders.append(Leader(row.rank, parse(row.rule), *values, name=row.name, weight_decay=row.weight_decay, choice=row.choice))
+            rule = replace(parse(row.rule), weight_decay=row.weight_decay)
+            leaders.append(Leader(row.rank, rule, *values, name=row.name, weight_decay=row.weight_decay, choice=row.choice))
         return leaders
 
     def comparisons(self) -> list[Comparison]:

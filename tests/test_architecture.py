@@ -23,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"final"},
     {"space"},
     {"integrity", "algorithms", "compile", "library"},
-    {"optim", "standing", "verdict"},
+    {"optim", "rules", "standing", "verdict"},
     {"tasks", "delivery"},
     {"training"},
     {"racing", "several", "floors"},
@@ -74,7 +74,7 @@ FREE_OF_TORCH = [
     "algorithms/",
     "library/",
 ]
-FREE_OF_TORCH += ["progress.py", "reporting/", "contestants.py", "final.py", "standing.py", "verdict.py", "delivery.py"]
+FREE_OF_TORCH += ["progress.py", "reporting/", "contestants.py", "final.py", "rules.py", "standing.py", "verdict.py", "delivery.py"]
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 import optevolve
-from optevolve.comparison import PROTOCOLS, compare, name_of
+from optevolve.comparison import PROTOCOLS, _contestants, compare, name_of
 from optevolve.errors import ConfigError, ParseError, StudyError, TaskError
-from optevolve.library import ZOO
+from optevolve.library import ZOO, zoo
 from optevolve.records import Split
 from optevolve.run.store import Study
+from optevolve.space.simplify import simplify
 
 TINY = ["learning_rates=[1.0, 0.1]", "full_steps=40", "trial_steps=8", "epoch_steps=20", "full_seeds=1", "weight_decays=[0.0, 0.1]"]
 TEXT = "Mom ~ g"  # the paper's notation
@@ -96,3 +97,13 @@ def test_both_protocols_judge_at_the_end_and_tune_weight_decays() -> None:
         assert len(protocol.weight_decays) > 1
     assert optevolve.compare is compare
     assert name_of(ZOO["adam"].rule).startswith("rule-")
+
+
+def test_a_rule_of_the_zoo_brings_its_weight_decay_in_every_form() -> None:
+    """Where the protocol tunes none, AdamW is not Adam."""
+    for given in ("adamw", ZOO["adamw"], zoo["adamw"], simplify(zoo["adamw"])):
+        (adam, other), _ = _contestants({"a": "adam", "b": given}, "a")
+        assert (adam.rule, adam.weight_decay, other.rule, other.weight_decay) == (other.rule, 0.0, str(ZOO["adam"].rule), 0.01)
+    found, reference = _contestants([zoo["adam"], zoo["adamw"], "adam", ZOO["adamw"]], "")  # each keeps a name of its own
+    assert [row.weight_decay for row in found] == [0.0, 0.01, 0.0, 0.01]
+    assert reference == "adamw"

@@ -187,6 +187,44 @@ def test_legs_that_are_no_numbers_are_refused(name: str, key: str, value) -> Non
         getattr(optim, name)(optimizer, 10, **{key: value})
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_arguments_of_schedules_are_answered_by_their_own_name(name: str) -> None:
+    cls, optimizer = getattr(optim, name), torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5)
+    for unknown in ({"warmup_steps": 3}, {"T_max": 10}, {"num_warmup_steps": 3, "eta_min": 0.0}):
+        told = rf"^{name} has no {', '.join(unknown)}\. It takes total_steps, warmup, hold, momentum, .*fractions of the run"
+        with pytest.raises(TypeError, match=told):
+            cls(optimizer, total_steps=9, **unknown)
+    with pytest.raises(TypeError, match=rf"^{name}\.__init__\(\) missing .*'total_steps'"):
+        cls(optimizer)
+    expected = [cls(optimizer, 20, 0.5, 0.25).factor(t) for t in range(20)]
+    for legs in ((torch.tensor(0.5), torch.tensor([0.25])), (np.float32(0.5), np.array(0.25)), (torch.tensor(10), np.int64(5))):
+        scheduler = cls(optimizer, 20, *legs)
+        assert [scheduler.factor(t) for t in range(20)] == expected
+        assert (type(scheduler.warmup), type(scheduler.hold)) == (int, int)
+    with pytest.raises(ValueError, match="below 2"):
+        cls(optimizer, 2**70)
+
+
+@pytest.mark.parametrize("name", ["Adam", "Lion", "Opt6", "RMSprop", "Muon"])
+def test_what_stands_where_torch_has_betas_or_momentum_is_answered(name: str) -> None:
+    cls = getattr(optim, name)
+    for third in ((0.9, 0.99), [0.9, 0.99]):
+        with pytest.raises(
+            ValueError, match=rf"whole number, got .*third argument of {name}\. {name} has no betas\. It takes lr, .*its rule"
+        ):
+            cls([torch.nn.Parameter(torch.ones(1, 1))], 1e-3, third)
+    for third in (0.9, 0.99, "9"):
+        with pytest.raises(ValueError, match=rf"whole number, got .*third argument of {name}\. Name what is meant"):
+            cls([torch.nn.Parameter(torch.ones(1, 1))], 1e-3, third)
+    for third in (2**63, 2**70):
+        with pytest.raises(ValueError, match="below 2"):
+            cls([torch.nn.Parameter(torch.ones(1, 1))], 1e-3, third)
+    w = torch.nn.Parameter(torch.ones(2, 2))
+    w.grad = torch.ones(2, 2)
+    cls([w], 1e-3, 2**63 - 1).step()
+    assert w.isfinite().all()
+
+
 def test_a_checkpoint_of_adam_does_not_take_adamw_its_decay_without_a_word() -> None:
     w = torch.nn.Parameter(torch.ones(2))
     w.grad = torch.ones(2)
@@ -234,6 +272,23 @@ def test_what_is_built_keeps_parameters_apart_and_shareable(rule: str) -> None:
     model.share_memory()
     made.step()
     assert all(p.is_shared() and not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("rule", ["adamw", "opt6", "clip_norm(g)"])
+def test_safetensors_keeps_a_model_that_is_trained(rule: str, tmp_path) -> None:
+    """It refuses tensors that share memory."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    model, other = (torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)) for _ in range(2))
+    made = oe.build(rule, model.parameters(), 0.1, total_steps=10)
+    for _ in range(6):
+        model.zero_grad()
+        model(torch.ones(1, 3)).sum().backward()
+        made.step()
+    safetensors.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    safetensors.load_model(other, tmp_path / "model.safetensors")
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
+    made.step()
+    safetensors.save_model(model, tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("text", ["opt6", " Opt10 ", "v_hat / (sqrt(s_hat) + 1e-8)", "Nest ~ bessel_i1e(g)", "L1"])

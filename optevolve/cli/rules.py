@@ -153,7 +153,7 @@ def export(
         scores=subject.scores,
         notes=subject.notes,
         learning_rate=subject.learning_rate,
-        weight_decay=subject.weight_decay,
+        weight_decay=subject.rule.weight_decay,
         format=format.value,
     )
     say(f"Wrote {out}: {subject.rule}")

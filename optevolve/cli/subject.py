@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,12 +28,11 @@ class Subject:
     """A rule that the user has named, and what is known about it.
 
     Attributes:
-        rule: the rule.
+        rule: the rule, with the weight decay that goes with it.
         facts: what to show beside it, by name.
         provenance: where it comes from; empty if it was typed by hand.
         scores: what it reached, by stage.
         learning_rate: a good peak; None if not known.
-        weight_decay: that goes with it.
         notes: sentences on how it compares with others.
     """
 
@@ -42,7 +41,6 @@ class Subject:
     provenance: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     learning_rate: float | None = None
-    weight_decay: float = 0.0
     notes: tuple[str, ...] = ()
 
 
@@ -53,21 +51,19 @@ def find(text: str, rank: int) -> Subject:
         ParseError: if it is neither a rule, a name, nor a folder.
         StudyError: if the folder holds no run, or too few rules.
     """
-    from optevolve.library import ZOO, rule_or_name
+    from optevolve.library import entry_of, rule_of
     from optevolve.library.known import said_of
 
     if Path(text).is_dir():
         return _in_folder(Path(text), rank)
-    name = text.strip().lower()
-    if name in ZOO:
-        entry = ZOO[name]
+    entry = entry_of(text)
+    if entry is not None:
         facts = {"name": entry.name, "summary": entry.summary, "source": entry.source, "learning_rate": entry.learning_rate}
         if entry.measured is not None and entry.measured.edge:
             facts["learning rates"] = "the best on some task reach the end of the grid that was tried"
         known = {key: value for key, value in facts.items() if value is not None}
-        provenance = f"{entry.summary}; {entry.source}"
-        return Subject(entry.rule, known, provenance, learning_rate=entry.learning_rate, weight_decay=entry.weight_decay)
-    rule = rule_or_name(text)
+        return Subject(entry.rule, known, entry.provenance, learning_rate=entry.learning_rate)
+    rule = rule_of(text)
     return Subject(rule, provenance=said_of(rule))
 
 
@@ -93,4 +89,5 @@ def _in_folder(folder: Path, rank: int) -> Subject:
     place = {"rank": row.rank, **{name: value for name, value in known.items() if value is not None}, "fitness": row.fitness}
     place |= {"learning_rate": row.learning_rate, "stage": row.stage, "id": row.id, "provenance": found.provenance}
     place |= {f"note {number}" if number > 1 else "note": note for number, note in enumerate(found.notes, start=1)}
-    return Subject(parse(row.rule), place, found.provenance, found.scores, row.learning_rate, row.weight_decay, found.notes)
+    rule = replace(parse(row.rule), weight_decay=row.weight_decay)
+    return Subject(rule, place, found.provenance, found.scores, row.learning_rate, found.notes)

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterable
 from functools import lru_cache
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -98,7 +98,11 @@ def schedule_of(factor: Node, name: str, module: str) -> type[FactorSchedule]:
     """
     numbers = class_of(UpdateRule(factor)).numbers
     docstring = f"Warm-up, hold and cosine times {format_expression(factor)}.\n\n    See `FactorSchedule` for arguments.\n    "
-    return type(name, (FactorSchedule,), {"evolved": staticmethod(numbers), "__module__": module, "__doc__": docstring})
+    init = FactorSchedule.__init__
+    start = FunctionType(init.__code__, init.__globals__, init.__name__, init.__defaults__, init.__closure__)
+    start.__annotations__ = init.__annotations__
+    start.__qualname__ = f"{name}.__init__"  # by which Python calls it where arguments are missing
+    return type(name, (FactorSchedule,), {"evolved": staticmethod(numbers), "__init__": start, "__module__": module, "__doc__": docstring})
 
 
 def _reduce(optimizer: RuleOptimizer) -> tuple[Any, ...]:

@@ -127,7 +127,8 @@ class RuleOptimizer(Optimizer):
         """Loads a state of this rule; its tensors keep their own precision, which torch would reduce to the parameter's.
 
         Raises:
-            ValueError: if another rule has written it, or parameters have other shapes or another order.
+            ValueError: if another optimizer or rule has written it, parameters have other shapes or another order, or a state is no dense
+                tensor of its parameter's shape; nothing is loaded then.
         """
         seen: list[dict[str, Any]] = []
         before = [dict(group) for group in self.param_groups]
@@ -196,7 +197,7 @@ class RuleOptimizer(Optimizer):
                 state["step"] = torch.zeros((), dtype=torch.float32, device=p.device if group["capturable"] else "cpu")
                 for name in self.STATES:  # export if states
                     state[name] = torch.zeros_like(p, dtype=state_dtype(p), memory_format=torch.preserve_format)
-            elif "step" not in state or any(getattr(state.get(name), "shape", None) != p.shape for name in self.STATES):
+            elif "step" not in state or any(not isinstance(s := state.get(name), Tensor) or s.shape != p.shape for name in self.STATES):
                 check_state(type(self).__name__, self.STATES, p, state)
             if p.grad.shape != p.shape:
                 raise RuntimeError(f"Expected a gradient of shape {tuple(p.shape)}, got {tuple(p.grad.shape)}. Compute it anew.")

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from optevolve.compile.work import step_count
+
 __all__ = ["GROUP_KEYS", "check_settings", "is_within", "unknown_settings"]
 
 # What a group of parameters may hold beside settings: torch's own, what its schedulers put there, and what users tell groups apart by.
@@ -44,7 +46,7 @@ def check_settings(name: str, group: Mapping[str, Any], needs_total_steps: bool)
         group: every setting.
         needs_total_steps: whether the rule has decays.
     Raises:
-        ValueError: if one is out of range, or total_steps is missing; what it may be, `step_count` says.
+        ValueError: if one is out of range, or total_steps is missing.
         RuntimeError: if two ways to run the step exclude each other.
     """
     lr = group["lr"]
@@ -57,7 +59,14 @@ def check_settings(name: str, group: Mapping[str, Any], needs_total_steps: bool)
     for key, high in (("lr", math.inf), ("momentum", 1), ("weight_decay", math.inf)):
         if not isinstance(group[key], Tensor) and not is_within(group[key], 0, high):
             raise ValueError(f"Expected {key} {'in [0, 1]' if high == 1 else 'of at least 0'}, a number, got {group[key]!r}.")
-    if needs_total_steps and group["total_steps"] is None:  # export if decays
+    total = group["total_steps"]
+    try:
+        step_count(1 if total is None else total)
+    except ValueError as error:  # what torch's optimizers take in its place: betas, momentum, alpha
+        own = {key: value for key, value in group.items() if key not in GROUP_KEYS}
+        hint = unknown_settings(name, own, ["betas"]) if isinstance(total, tuple | list) else "Name what is meant for another setting."
+        raise ValueError(f"{error} It is the third argument of {name}. {hint}") from None
+    if needs_total_steps and total is None:  # export if decays
         raise ValueError(f"Expected total_steps, since the rule has decays ({group['rule']}), got None. Give the steps of the run.")
     ways = [way for way in ("fused", "foreach", "differentiable") if group[way]]
     if len(ways) > 1:

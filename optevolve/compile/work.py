@@ -44,14 +44,14 @@ def step_count(total: Any) -> int:
     """A number of steps, of whatever type of whole numbers, as an int.
 
     Raises:
-        ValueError: if it is no whole number of at least 1.
+        ValueError: if it is no whole number of at least 1, or one that no 64 bits hold.
     """
     try:
         count = 0 if "bool" in str(getattr(total, "dtype", type(total))) else operator.index(total)
     except TypeError:
         count = 0
-    if count < 1:
-        raise ValueError(f"Expected total_steps of at least 1, a whole number, got {total!r}.")
+    if not 1 <= count < 2**63:
+        raise ValueError(f"Expected total_steps of at least 1{', below 2**63' if count > 1 else ''}, a whole number, got {total!r}.")
     return count
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, TypeAlias
 
 from optevolve.errors import ParseError
 from optevolve.space.expression import Node
@@ -20,7 +20,7 @@ from optevolve.space.paper_notation import parse_paper
 from optevolve.space.rule import UpdateRule
 from optevolve.space.text import parse, parse_expression
 
-__all__ = ["NAMED", "SCHEDULES", "ZOO", "MeasuredRate", "TaskRate", "ZooRule", "default_weight_decay", "rule_or_name", "zoo"]
+__all__ = ["NAMED", "SCHEDULES", "ZOO", "AnyRule", "MeasuredRate", "TaskRate", "ZooRule", "entry_of", "rule_of", "rule_or_name", "zoo"]
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,11 @@ class ZooRule:
     Attributes:
         name: its key in `ZOO`.
         title: what people call it, such as "Nesterov momentum".
-        rule: what it does.
+        rule: what it does, with its default of weight decay.
         summary: in a few words.
         source: who published it, where.
         recommended: peak learning rate that the source recommends; None if it gives none.
         measured: what was measured on three kinds of task; None for a rule that was not.
-        weight_decay: decoupled weight decay that is the optimizer's default, beside the rule; 0 for most.
     """
 
     name: str
@@ -81,12 +80,25 @@ class ZooRule:
     source: str
     recommended: float | None = None
     measured: MeasuredRate | None = None
-    weight_decay: float = 0.0
+
+    @property
+    def weight_decay(self) -> float:
+        """Decoupled weight decay that is the optimizer's default, beside the rule; 0 for most."""
+        return self.rule.weight_decay
+
+    @property
+    def provenance(self) -> str:
+        """What it is and where it comes from, as exported files say it."""
+        return f"{self.summary}; {self.source}"
 
     @property
     def learning_rate(self) -> float | None:
         """A peak to start from, the default of its class: the source's where it recommends one, else the measured one."""
         return self.recommended if self.recommended is not None or self.measured is None else self.measured.learning_rate
+
+
+# A rule as public functions take it: itself, an entry of the zoo, a name there, or a text in the native or the paper's notation.
+AnyRule: TypeAlias = UpdateRule | ZooRule | str
 
 
 @cache
@@ -118,8 +130,8 @@ class _Zoo(Mapping[str, ZooRule]):
     def __getitem__(self, name: str) -> ZooRule:
         row = _row("rules", name)
         title = row.get("title") or name.capitalize().replace("_static", " without its decays")
-        rate, decay = row.get("learning_rate"), row.get("weight_decay", 0.0)
-        return ZooRule(name, title, parse(row["rule"]), row["summary"], row["source"], rate, _measured(name), decay)
+        rule = replace(parse(row["rule"]), weight_decay=row.get("weight_decay", 0.0))
+        return ZooRule(name, title, rule, row["summary"], row["source"], row.get("learning_rate"), _measured(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(_data()["rules"])
@@ -200,7 +212,23 @@ def rule_or_name(text: str) -> UpdateRule:
         raise
 
 
-def default_weight_decay(text: str) -> float:
-    """The weight decay that goes with a rule's name without being asked for; 0 for texts that are no name."""
-    name = text.strip().lower()
-    return ZOO[name].weight_decay if name in ZOO else 0.0
+def rule_of(rule: AnyRule) -> UpdateRule:
+    """The rule that somebody gives in whatever form, with the weight decay that goes with it.
+
+    Raises:
+        ParseError: if it is a text that is neither a name nor a rule, or none of these forms.
+    """
+    if isinstance(rule, str):
+        return rule_or_name(rule)
+    if isinstance(rule, ZooRule):
+        return rule.rule
+    if not isinstance(rule, UpdateRule):
+        raise ParseError(f"Expected a rule: a name of 'optevolve zoo', a text or an UpdateRule, got {type(rule).__name__}.")
+    return rule
+
+
+def entry_of(rule: AnyRule) -> ZooRule | None:
+    """What the zoo says of a rule that is given by its name there or as an entry; None of others."""
+    if isinstance(rule, ZooRule):
+        return rule
+    return ZOO.get(rule.strip().lower()) if isinstance(rule, str) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from optevolve.space.expression import Node
 
@@ -21,11 +21,14 @@ class UpdateRule:
         expression: the update equation u.
         kind: "plain", "momentum" or "nesterov".
         sign: 1 or -1.
+        weight_decay: decoupled weight decay that goes with it unless another is asked for, beside the update and no part of it: two rules
+            that differ in it alone are equal, and no notation has it.
     """
 
     expression: Node
     kind: str = "plain"
     sign: int = 1
+    weight_decay: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -5,6 +5,7 @@ paper does to find its schedules L1–L9; `decay_factors` lists every function o
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def schedule_of(rule: UpdateRule) -> tuple[Node, UpdateRule]:
         own factor, with the rest 1.
     """
     above, below, rest = _split(rule.expression)
-    return _quotient(above, below), UpdateRule(rest, rule.kind, rule.sign)
+    return _quotient(above, below), replace(rule, expression=rest)
 
 
 def decay_factors(rule: UpdateRule) -> dict[str, Node]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache, lru_cache
 from typing import overload
 
@@ -41,7 +42,7 @@ def simplify(rule: UpdateRule | Node) -> UpdateRule | Node:
     if isinstance(rule, Node):
         return min((_displayed(canonical(rule)), rule), key=lambda node: len(format_expression(node)))
     halves = sorted([(rule.sign, rule.expression), (-rule.sign, Node("neg", (rule.expression,)))], key=lambda half: -half[0])
-    candidates = [UpdateRule(_displayed(canonical(expression)), rule.kind, sign) for sign, expression in halves]
+    candidates = [replace(rule, expression=_displayed(canonical(expression)), sign=sign) for sign, expression in halves]
     return min([*candidates, rule], key=lambda candidate: len(str(candidate)))
 
 

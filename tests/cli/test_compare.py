@@ -21,7 +21,8 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int
 
 
 def test_tables_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["adam", "-momentum: -1 * g", *TINY, "--out", tmp_path, "--seeds", "2"]
+    common = ["adam", "adamw", "-momentum: -1 * g", *TINY, "--out", tmp_path, "--seeds", "2", "--against", "adam"]
+    common += ["--set", "weight_decays=[0.0]"]  # none is tuned, so that each takes its own
     code, out, _ = run(capsys, *common)
     assert code == 0
     assert "quadratics, test split" in out
@@ -35,6 +36,7 @@ def test_tables_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert code == 0
     assert printed == json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))["comparisons"]
     assert sorted(row["name"] for row in printed if row["p_value"] is None) == ["adam"]
+    assert {row["name"]: row["weight_decay"] for row in printed if row["name"].startswith("adam")} == {"adam": 0.0, "adamw": 0.01}
     assert "comparison" in err  # progress is not in the way of the JSON
 
 

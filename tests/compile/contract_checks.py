@@ -450,6 +450,59 @@ def check_checkpoints_say_their_rule(make: Make) -> None:
     run(optimizer, params, 1, 2)
 
 
+def check_checkpoints_of_torchs_optimizers_are_refused(make: Make) -> None:
+    """Also those without states, as of SGD, and of optimizers that have not stepped; nothing of them is taken."""
+    for theirs in (torch.optim.SGD, torch.optim.AdamW, torch.optim.Adagrad, torch.optim.Rprop, torch.optim.LBFGS):
+        params = parameters()
+        saved = through_a_file(theirs(params, lr=0.5).state_dict())
+        optimizer = make(params, lr=0.01, total_steps=TOTAL)
+        before = copy.deepcopy(optimizer.state_dict())
+        with pytest.raises(ValueError, match=r"Expected a checkpoint of .*got one of another optimizer, with \w+.*in its groups"):
+            optimizer.load_state_dict(saved)
+        assert optimizer.state_dict() == before
+    saved = make(params, lr=0.01, total_steps=TOTAL).state_dict()  # what older versions wrote, schedulers and users beside
+    del saved["param_groups"][0]["rule"]
+    saved["param_groups"][0] |= {"seed": 0, "flat": False, "initial_lr": 0.1, "mine": 1}
+    with pytest.raises(ValueError, match="with mine in its groups"):
+        make(parameters(), lr=0.01, total_steps=TOTAL).load_state_dict(saved)
+    with pytest.warns(UserWarning, match="has no mine"):
+        optimizer = make([{"params": parameters(), "mine": 2}], lr=0.01, total_steps=TOTAL)
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["mine"] == 1
+
+
+def check_what_is_no_state_is_refused_before_anything_is_loaded(make: Make) -> None:
+    """Named by parameter, with what was expected and found; the optimizer then steps as if nothing had been."""
+    params = [("first", parameters()[0]), ("second", parameters()[1])]
+    optimizer = make(params, lr=0.01, total_steps=TOTAL)
+    run(optimizer, [p for _, p in params], 0, 1)
+    names = [name for name in optimizer.state[params[1][1]] if name != "step"]
+    dense = torch.ones(5)
+    steps = (float("nan"), torch.tensor(float("nan")), -3, 2.5, float("inf"), None, "5", [5], torch.ones(2), torch.tensor(1j), 2**70)
+    bad = [("step", value, r"'step' .*whole number") for value in (*steps, np.array(5))]
+    sparse, complex_, nowhere = dense.to_sparse(), dense + 1j, dense.to("meta")
+    others = ([1.0] * 5, None, "x", 0.0, np.ones(5), sparse, dense[:4], dense.int(), dense.bool(), complex_, nowhere)
+    bad += [(name, value, rf"'{name}' .*dense tensor of shape \(5,\)") for name in names for value in others]
+    for key, value, told in bad:
+        saved = copy.deepcopy(optimizer.state_dict())
+        saved["param_groups"][0]["lr"] = 0.5
+        saved["state"][1][key] = value
+        before = copy.deepcopy(optimizer.state_dict())
+        with pytest.raises(ValueError, match=rf"Expected {told}.*, got ") as caught:
+            optimizer.load_state_dict(saved)
+        assert "parameter 1 (second) of the checkpoint" in str(caught.value)
+        assert optimizer.param_groups[0]["lr"] == 0.01
+        for index, state in before["state"].items():
+            assert_equal(optimizer.state_dict()["state"][index], state)
+    for value in (None, [dense], dense, 3):
+        saved = optimizer.state_dict()
+        saved["state"] = {**saved["state"], 1: value}
+        with pytest.raises(ValueError, match=r"Expected the states .*parameter 1 \(second\).*, got "):
+            optimizer.load_state_dict(saved)
+    run(optimizer, [p for _, p in params], 1, 2)
+    assert optimizer.state[params[1][1]]["step"] == 2
+
+
 def check_other_total_steps_are_told(make: Make) -> None:
     params = parameters()
     optimizer = make(params, lr=0.01, total_steps=TOTAL)
@@ -484,7 +537,7 @@ def check_numbers_as_steps_load(make: Make) -> None:
     params = parameters()
     optimizer = make(params, lr=0.01, total_steps=TOTAL)
     run(optimizer, params, 0, 2)
-    for kind in (int, float, lambda step: torch.tensor([int(step)])):
+    for kind in (int, float, np.int64, lambda step: torch.tensor([int(step)])):
         resumed = [torch.nn.Parameter(p) for p in values(params)]
         again = make(resumed, lr=0.01, total_steps=TOTAL)
         saved = copy.deepcopy(optimizer.state_dict())

@@ -6,10 +6,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from optevolve.compile import build
+from optevolve.compile import build, class_of
 from optevolve.library import ZOO
 from optevolve.space import parse
 from tests.compile.agreement import random_rules
@@ -65,6 +66,20 @@ def check_models(rule, rank: int, mesh) -> None:
         assert all(isinstance(value, DTensor) for key, value in state.items() if key != "step"), state
 
 
+def check_zero_redundancy(rule, rank: int) -> None:
+    """Each process steps half of the parameters, which are views of one buffer for each process, and sends them to the other."""
+    torch.manual_seed(1)
+    data = torch.randn(7, 8, 4)
+    alone = model()
+    train(alone, build(rule, alone.parameters(), 0.01, TOTAL), data)
+    net = DistributedDataParallel(model())
+    optimizer = ZeroRedundancyOptimizer(
+        net.parameters(), optimizer_class=class_of(rule), lr=0.01, total_steps=TOTAL, parameters_as_bucket_view=True
+    )
+    train(net, optimizer, data[:, rank * 4 : rank * 4 + 4])
+    compare(rule, "ZeRO", net.parameters(), alone.parameters())
+
+
 def check_sharded_tensors(rule, mesh) -> None:
     """Parameters and gradients as DTensors step as whole ones do, and so do their states after a checkpoint."""
     torch.manual_seed(2)
@@ -91,6 +106,8 @@ def main(rank: int, port: int) -> None:
     named = [*(ZOO[name].rule for name in ZOO_NAMES), *map(parse, DRAWS_AND_MATRICES)]
     for rule in named:
         check_models(rule, rank, mesh)
+    for rule in [ZOO[name].rule for name in ("adam", "opt6", "nesterov", "muon")] + [parse(DRAWS_AND_MATRICES[2])]:
+        check_zero_redundancy(rule, rank)
     for rule in [*named, *random_rules(200)]:
         check_sharded_tensors(rule, mesh)
     dist.destroy_process_group()

@@ -210,7 +210,7 @@ def test_a_compiler_speaks_in_whatever_encoding(message: bytes, exported: bool, 
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setenv("RULE_KERNEL_CACHE", str(tmp_path / "kernels"))
-    rule = parse(f"log(abs(v_hat) + s) * {['g', 'w'][exported]} ** {len(message)}")  # compiled by nobody else
+    rule = parse(f"tanh(abs(v_hat) + s) * {['g', 'w'][exported]} ** {len(message)}")  # compiled by nobody else
     made = load(export(rule, tmp_path / "told.py", name="Told")).Told if exported else class_of(rule)
     w = torch.nn.Parameter(torch.ones(2**18 + 1))
     w.grad = torch.ones_like(w)
@@ -226,10 +226,11 @@ def test_a_cache_that_nothing_may_be_run_from_costs_a_warning_and_no_step(tmp_pa
     within = (*WITHOUT_EXECUTION, str(tmp_path))
     if shutil.which("unshare") is None or subprocess.run([*within, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no file system may be mounted here")
-    done = in_new_process(tmp_path, "c++", os.environ["PATH"], within=within)
-    assert [float(line) for line in done.stdout.split()] == pytest.approx([3.5, 4.5])
-    assert done.stderr.count("UserWarning: The fused step cannot be compiled") == 1
-    assert re.search("failed to map segment.*that can be written to and run from in \\$RULE_KERNEL_CACHE", done.stderr)
+    done = in_new_process(tmp_path, "c++", os.environ["PATH"], rules=1, within=within)
+    assert [float(line) for line in done.stdout.split()] == pytest.approx([3.5])
+    warned = [line for line in done.stderr.splitlines() if "UserWarning: The fused step cannot be compiled" in line]
+    assert 1 <= len(warned) == len(set(warned)) <= 2  # the kernel of all rules, and the rule's own
+    assert all(re.search(r"failed to map segment.*that can be written to and run from in \$RULE_KERNEL_CACHE", line) for line in warned)
 
 
 FOREIGN = "int nothing_of_ours;"
