@@ -213,9 +213,11 @@ class _Check:
             raise _broken(self.task, "loss(model, batch) must be the same for equal models under the same seed", found_, remedy)
 
     def unchanged(self, model: nn.Module, before: Mapping[str, Any], split: Split) -> None:
-        """The model is as it was, but for counters."""
+        """The model's weights are as they were; on request its buffers too, but for counters."""
+        weights = {name for name, _ in model.named_parameters()}
         for name, value in model.state_dict().items():
-            if isinstance(value, Tensor) and value.is_floating_point() and name in before and not _same(value, before[name]):
+            looked_at = name in before and (name in weights or self.thorough)
+            if looked_at and isinstance(value, Tensor) and value.is_floating_point() and not _same(value, before[name]):
                 remedy = "Work on a copy, under torch.no_grad(), and leave model.training as it is."
                 raise _broken(self.task, "score(model, batch) must leave the model as it is", f"on {split} it changed {name!r}", remedy)
 
