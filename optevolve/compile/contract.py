@@ -91,16 +91,16 @@ class RuleOptimizer(Optimizer):
             "foreach": foreach, "fused": fused, "capturable": capturable, "differentiable": differentiable, "rule": self.RULE,
         }  # fmt: skip
         defaults["seed"] = seed  # export if draws
-        self._forget()  # export if decays
+        self._forget()  # export never
+        self._warned = False  # export if decays
         if unknown:
             raise TypeError(unknown_settings(type(self).__name__, defaults, unknown))
         check_settings(type(self).__name__, defaults, self.NEEDS_TOTAL_STEPS)
         super().__init__(params, defaults)
 
-    def _forget(self) -> None:  # export if decays
+    def _forget(self) -> None:  # export never
         """Drops what can be made anew: it is no part of the state."""
-        self._buckets: dict[int, FlatBucket] = {}  # export never
-        self._warned = False  # export if decays
+        self._buckets: dict[int, FlatBucket] = {}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group after checking its settings; see `torch.optim.Optimizer.add_param_group`."""
@@ -114,7 +114,8 @@ class RuleOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._forget()  # export if decays
+        self._forget()  # export never
+        self._warned = False  # export if decays
         for group in self.param_groups:
             group.pop("flat", None)  # a setting of older versions  # export never
             for key, value in self.defaults.items():
@@ -211,10 +212,8 @@ class RuleOptimizer(Optimizer):
         """Chooses how the group's step is run, and runs it."""
         if torch.compiler.is_compiling() or group["capturable"] or group["differentiable"]:
             lr = group["lr"].reshape(()) if isinstance(group["lr"], Tensor) else group["lr"]
-            for part in map(
-                work.only, ([i] for i in range(len(work.params)))
-            ):  # with the step count as a tensor, so that nothing has to be read back or compiled anew
-                (step,) = part.steps
+            for i in range(len(work.params)):  # with the step count as a tensor, so that nothing has to be read back or compiled anew
+                part, step = work.only([i]), work.steps[i]
                 numbers = self.numbers(step.to(torch.float64), group["total_steps"])
                 keys = self._keys(group, step.to(torch.int64))
                 self._step_part(group, part, numbers, keys, lr)

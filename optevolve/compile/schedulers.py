@@ -33,8 +33,7 @@ class WarmupCosine(LRScheduler):
         first_lr: learning rate of the first step instead of 0, such as the paper's 1e-7; None: what the schedule says.
         last_epoch: as in any torch scheduler.
     Raises:
-        TypeError: if an argument is unknown.
-        ValueError: if the legs do not fit, or groups have no momentum to set.
+        TypeError, ValueError: if an argument is unknown; if the legs do not fit, or groups have no momentum to set.
     """
 
     def __init__(
@@ -46,26 +45,24 @@ class WarmupCosine(LRScheduler):
         momentum: tuple[float, float] | None = None,
         first_lr: float | None = None,
         last_epoch: int = -1,
-        **unknown: Any,
+        **unknown: Any,  # export never
     ) -> None:
-        if unknown:
-            takes = ["total_steps", "warmup", "hold", "first_lr", "last_epoch"]
-            takes.insert(3, "momentum")  # export if momentum
+        if unknown:  # export never
+            takes = ["total_steps", "warmup", "hold", "momentum", "first_lr", "last_epoch"]
             told = f"{type(self).__name__} has no {', '.join(unknown)}. It takes {', '.join(takes)}"
             raise TypeError(f"{told}; warmup and hold are steps, or below 1 fractions of the run.")
         total_steps = step_count(total_steps)
         for name, leg in (("warmup", warmup), ("hold", hold)):
             if not is_within(leg, 0):
                 raise ValueError(f"Expected {name} of at least 0, in steps or below 1 as a fraction of the run, got {leg!r}.")
-        warmup, hold = float(warmup), float(hold)
         if sum(leg if leg >= 1 else leg * total_steps for leg in (warmup, hold)) > total_steps:
             raise ValueError(f"Expected warmup + hold within total_steps, got {warmup} + {hold} in {total_steps} steps.")
         steerable = all("momentum" in group or "betas" in group for group in optimizer.param_groups)  # export if momentum
         if momentum is not None and not steerable:  # export if momentum
             raise ValueError("Expected groups with momentum or betas, since momentum is given, got neither. Leave momentum out.")
         self.total_steps = total_steps
-        self.warmup = round(warmup if warmup >= 1 else warmup * total_steps)
-        self.hold = min(round(hold if hold >= 1 else hold * total_steps), total_steps - self.warmup)
+        self.warmup = round(float(warmup if warmup >= 1 else warmup * total_steps))
+        self.hold = min(round(float(hold if hold >= 1 else hold * total_steps)), total_steps - self.warmup)
         self.momentum = momentum  # export if momentum
         self.first_lr = first_lr
         super().__init__(optimizer, last_epoch)

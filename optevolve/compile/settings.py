@@ -59,14 +59,14 @@ def check_settings(name: str, group: Mapping[str, Any], needs_total_steps: bool)
     for key, high in (("lr", math.inf), ("momentum", 1), ("weight_decay", math.inf)):
         if not isinstance(group[key], Tensor) and not is_within(group[key], 0, high):
             raise ValueError(f"Expected {key} {'in [0, 1]' if high == 1 else 'of at least 0'}, a number, got {group[key]!r}.")
-    total = group["total_steps"]
-    try:
-        step_count(1 if total is None else total)
+    try:  # export never
+        step_count(1 if (total := group["total_steps"]) is None else total)
     except ValueError as error:  # what torch's optimizers take in its place: betas, momentum, alpha
         own = {key: value for key, value in group.items() if key not in GROUP_KEYS}
         hint = unknown_settings(name, own, ["betas"]) if isinstance(total, tuple | list) else "Name what is meant for another setting."
-        raise ValueError(f"{error} It is the third argument of {name}. {hint}") from None
-    if needs_total_steps and total is None:  # export if decays
+        meant = isinstance(total, tuple | list) or (isinstance(total, float) and 0 < total < 1)
+        raise ValueError(f"{error} It is the third argument of {name}. {hint}" if meant else str(error)) from None
+    if needs_total_steps and group["total_steps"] is None:  # export if decays
         raise ValueError(f"Expected total_steps, since the rule has decays ({group['rule']}), got None. Give the steps of the run.")
     ways = [way for way in ("fused", "foreach", "differentiable") if group[way]]
     if len(ways) > 1:

@@ -457,16 +457,14 @@ def check_checkpoints_of_torchs_optimizers_are_refused(make: Make) -> None:
         saved = through_a_file(theirs(params, lr=0.5).state_dict())
         optimizer = make(params, lr=0.01, total_steps=TOTAL)
         before = copy.deepcopy(optimizer.state_dict())
-        with pytest.raises(ValueError, match=r"Expected a checkpoint of .*got one of another optimizer, with \w+.*in its groups"):
+        with pytest.raises(
+            ValueError, match=r"Expected a checkpoint of .*got one of another optimizer\. Build the optimizer that wrote it"
+        ):
             optimizer.load_state_dict(saved)
         assert optimizer.state_dict() == before
     saved = make(params, lr=0.01, total_steps=TOTAL).state_dict()  # what older versions wrote, schedulers and users beside
     del saved["param_groups"][0]["rule"]
     saved["param_groups"][0] |= {"seed": 0, "flat": False, "initial_lr": 0.1, "mine": 1}
-    with pytest.raises(ValueError, match="with mine in its groups"):
-        make(parameters(), lr=0.01, total_steps=TOTAL).load_state_dict(saved)
-    with pytest.warns(UserWarning, match="has no mine"):
-        optimizer = make([{"params": parameters(), "mine": 2}], lr=0.01, total_steps=TOTAL)
     optimizer.load_state_dict(saved)
     assert optimizer.param_groups[0]["mine"] == 1
 
