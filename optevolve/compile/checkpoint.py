@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 import torch
@@ -46,7 +45,7 @@ def check_state(name: str, states: Sequence[str], p: Tensor, state: Any, which: 
         raise ValueError(f"Expected the states {['step', *states]} of {name} for {which}, got {got}. Build it anew.")
     t = state["step"]
     t = t.item() if isinstance(t, Tensor) and t.numel() == 1 and t.layout == torch.strided and not t.is_meta else t
-    if not (isinstance(t, Real) and 0 <= t < 2**63 and int(t) == t):
+    if not hasattr(t, "__float__") or hasattr(t, "__iter__") or not (0 <= t < 2**63 and int(t) == t):  # no number, or several
         raise ValueError(f"Expected 'step' for {which} as a whole number of at least 0, got {t!r:.200}. Mend the checkpoint.")
     for key in states:  # export if states
         x = state[key]
