@@ -138,13 +138,12 @@ def _take_standard_streams(output: Connection | None) -> None:
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.close(nothing)
+    # A log has no terminal's encoding. Before the change, for a stream that was a file asks where in it it is.
+    tolerate(None if output is None else "utf-8")
     if output is not None:
         for standard in (1, 2):
             os.dup2(output.fileno(), standard)
         output.close()
-        tolerate("utf-8")  # a log has no terminal's encoding
-    else:
-        tolerate()  # what a task prints is no reason to fail it
 
 
 def _flush() -> None:
