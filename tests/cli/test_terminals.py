@@ -112,7 +112,7 @@ def test_a_task_may_print_anything_on_an_ascii_terminal(tmp_path: Path) -> None:
     with (tmp_path / "printed").open("wb") as file:  # which can say where in it one is, as no pipe can
         done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=file, stderr=subprocess.PIPE, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
-    assert b"loss mu ok ? ..." in (tmp_path / "printed").read_bytes()
+    assert b"loss mu ok ? ..." in (tmp_path / "printed").read_bytes() + done.stderr
     logs = b"".join(path.read_bytes() for path in (tmp_path / "out" / "workers").iterdir())
     assert "loss µ ✓ 漢 …".encode() in logs
     assert b"score half ?" in logs
