@@ -22,7 +22,7 @@ from optevolve.errors import ConfigError, OptevolveError
 from optevolve.records import Job, Outcome, Status
 from optevolve.run.definitions import Definitions
 from optevolve.run.limits import TimeLimit
-from optevolve.run.ray_actors import Actors
+from optevolve.run.ray_actors import Actors, SilentError
 from optevolve.run.ray_node import Failure, Handed, Lost, Measurer
 from optevolve.run.worker import Measure, name_of
 
@@ -134,7 +134,8 @@ class RayRunner:
             task = self._waiting.popleft()
             task.handed = len(self._handed)
             self._running.append(task)
-            self._actors.start(task, (task.job, self._limit.seconds(task.job), dict(self._handed)))
+            seconds = self._limit.seconds(task.job)
+            self._actors.start(task, (task.job, seconds, dict(self._handed)), seconds)
 
     def collect(self, timeout: float) -> list[tuple[str, Outcome]]:
         """Jobs that ended, with their outcomes; waits up to `timeout` seconds for the first.
@@ -167,7 +168,8 @@ class RayRunner:
         """What it means that nothing came back; None if the job is made again."""
         if isinstance(error, self._ray.exceptions.RayTaskError):
             return Outcome(Status.FAILED, reason=f"its outcome was lost on the way: {_first_line(error)}")
-        return self._lost(task, f"its worker was lost with its node or actor ({type(error).__name__})")
+        kind = f"{error}" if isinstance(error, SilentError) else type(error).__name__
+        return self._lost(task, f"its worker was lost with its node or actor ({kind})")
 
     def _lost(self, task: _Task, what: str) -> Outcome | None:
         """Nobody knows whose fault a loss is: the job is made again, unless it was lost alone."""

@@ -6,6 +6,7 @@ to actors that are there, so that none waits for a node that has left while anot
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +19,7 @@ __all__ = ["Actors", "Ended", "SilentError"]
 
 J = TypeVar("J")
 _SILENT = 60.0  # seconds without an answer after which an actor is ended
+_GENEROUS, _GRACE = 4.0, 1800.0  # times its limit, and seconds more for data and a worker, that a job may be with an actor that answers
 _AWAKE = 1.0  # seconds; of longer gaps between two looks no more counts as silence, for the driver was stopped itself
 _LEAVE = 10.0  # seconds that idle actors have to end by themselves
 _BREAKS = 5  # times in a row that actors may end before they are ready until they are given up
@@ -38,15 +40,19 @@ class Ended(NamedTuple, Generic[J]):
 
 
 class SilentError(Exception):
-    """An actor did not answer, and was ended by force."""
+    """An actor did not answer, or did not give its job back, and was ended by force."""
 
 
 @dataclass
-class _Pulse:
-    """Whether an actor with a job still answers."""
+class _Busy(Generic[J]):
+    """A job with an actor; all seconds as far as the driver was awake."""
 
-    asked: Any  # reference of the answer
-    silent: float = 0.0  # seconds without it, as far as the driver was awake
+    actor: Any
+    job: J
+    most: float  # seconds that it may be there
+    held: float = 0.0  # seconds that it has been there
+    asked: Any = None  # reference of the actor's answer that it lives
+    silent: float = 0.0  # seconds without it
 
 
 class Actors(Generic[J]):
@@ -64,24 +70,30 @@ class Actors(Generic[J]):
     def __init__(self, ray: Any, kind: type, made_of: tuple[Any, ...], options: dict[str, Any], room: Callable[[], int]) -> None:
         self._ray, self._room, self._made_of = ray, room, made_of
         self._kind = ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=2, **options)(kind)
-        self._waiting: deque[tuple[J, tuple[Any, ...]]] = deque()
+        self._waiting: deque[tuple[J, tuple[Any, ...], float]] = deque()
         self._starting: dict[Any, Any] = {}  # reference of readiness → actor
         self._idle: list[Any] = []
-        self._busy: dict[Any, tuple[Any, J]] = {}  # reference of the job → actor
-        self._pulses: dict[Any, _Pulse] = {}  # by reference of the job
+        self._busy: dict[Any, _Busy[J]] = {}  # by reference of the job
         self._looked = time.monotonic()
         self._breaks = 0
 
-    def start(self, job: J, arguments: tuple[Any, ...]) -> None:
-        """Takes a job; it waits where there is no room."""
-        self._waiting.append((job, arguments))
+    def start(self, job: J, arguments: tuple[Any, ...], seconds: float = math.inf) -> None:
+        """Takes a job; it waits where there is no room.
+
+        Args:
+            job: as it comes back.
+            arguments: of `measure`.
+            seconds: limit that the actor is to keep. It knows best how much of the time is the job's own, so that it is ended by force only
+                after far more than that.
+        """
+        self._waiting.append((job, arguments, _GENEROUS * seconds + _GRACE))
         self._assign()
 
     def _assign(self) -> None:
         while self._waiting and self._idle:
             actor = self._idle.pop()
-            job, arguments = self._waiting.popleft()
-            self._busy[actor.measure.remote(*arguments)] = (actor, job)
+            job, arguments, most = self._waiting.popleft()
+            self._busy[actor.measure.remote(*arguments)] = _Busy(actor, job, most)
         more = self._room() - len(self._idle) - len(self._starting) - len(self._busy)
         for _ in range(min(more, len(self._waiting) - len(self._starting))):
             actor = self._kind.remote(*self._made_of)
@@ -103,33 +115,33 @@ class Actors(Generic[J]):
             if reference in self._starting:
                 self._greet(reference, self._starting.pop(reference))
                 continue
-            actor, job = self._busy.pop(reference)
-            self._pulses.pop(reference, None)
-            end = _ended(self._ray, job, reference)
+            busy = self._busy.pop(reference)
+            end = _ended(self._ray, busy.job, reference)
             ended.append(end)
             if end.error is None or isinstance(end.error, self._ray.exceptions.RayTaskError):
-                self._idle.append(actor)
+                self._idle.append(busy.actor)
             else:
-                self._end(actor)
+                self._end(busy.actor)
         ended += self._silent()
         self._assign()
         return ended
 
     def _silent(self) -> list[Ended[J]]:
-        """Jobs whose actors have not answered for long: stopped by a candidate, or hanging; they are ended by force."""
+        """Jobs whose actors have not answered for long, or keep them for far longer than their limits: they are ended by force."""
         now = time.monotonic()
         awake, self._looked = min(_AWAKE, now - self._looked), now
         ended = []
-        for reference, (actor, job) in list(self._busy.items()):
-            pulse = self._pulses.get(reference)
-            if pulse is None or self._ray.wait([pulse.asked], timeout=0)[0]:
-                self._pulses[reference] = _Pulse(actor.alive.remote())
-            elif (silent := pulse.silent + awake) <= _SILENT:
-                pulse.silent = silent
+        for reference, busy in list(self._busy.items()):
+            busy.held += awake
+            if busy.asked is None or self._ray.wait([busy.asked], timeout=0)[0]:
+                busy.asked, busy.silent = busy.actor.alive.remote(), 0.0
             else:
-                del self._busy[reference], self._pulses[reference]
-                self._end(actor)
-                ended.append(Ended(job, None, SilentError(f"no answer for {_SILENT:g} s")))
+                busy.silent += awake
+            if busy.silent > _SILENT or busy.held > busy.most:
+                del self._busy[reference]
+                self._end(busy.actor)
+                what = "no answer" if busy.silent > _SILENT else "no end"
+                ended.append(Ended(busy.job, None, SilentError(f"{what} for {busy.silent if busy.silent > _SILENT else busy.held:.3g} s")))
         return ended
 
     def _greet(self, reference: Any, actor: Any) -> None:
@@ -153,13 +165,12 @@ class Actors(Generic[J]):
         """Ends everything at hand; who has no job may write to the end what its last one printed."""
         if leaving := [actor.close.remote() for actor in self._idle]:
             self._ray.wait(leaving, num_returns=len(leaving), timeout=_LEAVE)
-        for actor in [*self._idle, *self._starting.values(), *(actor for actor, _ in self._busy.values())]:
+        for actor in [*self._idle, *self._starting.values(), *(busy.actor for busy in self._busy.values())]:
             self._end(actor)
         self._waiting.clear()
         self._starting.clear()
         self._idle.clear()
         self._busy.clear()
-        self._pulses.clear()
 
 
 def _done(ray: Any, references: list[Any], timeout: float) -> list[Any]:

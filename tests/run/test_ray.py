@@ -215,8 +215,13 @@ def test_workers_and_actors_killed_and_stopped_at_random_moments_change_no_row(c
     assert {name: repr(outcome) for name, outcome in found.items()} == expected
 
 
-def test_an_actor_that_hangs_in_c_with_the_interpreter_s_lock_is_ended_by_force(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optevolve.run.ray_actors._SILENT", 3.0)
+@pytest.mark.parametrize("answers", [False, True])
+def test_an_actor_that_hangs_is_ended_by_force_whether_it_answers_or_not(
+    cluster: Any, answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs in C with the interpreter's lock; or its measuring thread alone hangs, and its jobs never come to an end."""
+    monkeypatch.setattr("optevolve.run.ray_actors._SILENT", 1e9 if answers else 3.0)
+    monkeypatch.setattr("optevolve.run.ray_actors._GRACE", 1.0 if answers else 1e9)
 
     class Stuck:
         def ready(self) -> int:
@@ -225,19 +230,20 @@ def test_an_actor_that_hangs_in_c_with_the_interpreter_s_lock_is_ended_by_force(
         def alive(self) -> None:
             pass
 
-        def measure(self) -> None:
+        def measure(self, answers: bool) -> None:
             import ctypes
 
-            ctypes.PyDLL(None).pause()
+            (ctypes.CDLL if answers else ctypes.PyDLL)(None).pause()
 
     hands: Actors[str] = Actors(ray, Stuck, (), {"num_cpus": 0.5}, lambda: 1)
-    hands.start("job", ())
+    hands.start("job", (answers,), 0.5)
     while not (stuck := actors("Stuck")):
         assert hands.wait(0.2) == []
     while not (ended := hands.wait(0.2)):
         pass
     hands.close()
     assert [(end.job, end.found, type(end.error)) for end in ended] == [("job", None, SilentError)]
+    assert ("no end" if answers else "no answer") in str(ended[0].error)
     assert psutil.wait_procs(stuck, timeout=20)[1] == []
 
 
