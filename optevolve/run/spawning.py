@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -35,6 +36,8 @@ SERVER_LOST = 255 if sys.platform == "linux" else None
 # Imported by the server, in this order; the second loads torch.
 _AHEAD = ["optevolve.run.ahead", "optevolve.surrogate"]
 
+_TRIES, _PAUSE = 30, 0.1  # to start a process whose server is killed meanwhile, with seconds between
+
 _starting = threading.RLock()
 
 
@@ -46,9 +49,16 @@ class _Process(_Start):
         self._definitions = definitions
 
     def start(self) -> None:
-        """See `multiprocessing.Process.start`."""
+        """See `multiprocessing.Process.start`. A server that is killed on the way is replaced."""
         with _main_unnamed():
-            super().start()
+            for left in reversed(range(_TRIES)):
+                try:
+                    super().start()
+                    return
+                except (EOFError, ConnectionError, FileNotFoundError):
+                    if SERVER_LOST is None or not left:
+                        raise
+                    time.sleep(_PAUSE)
 
     def __getstate__(self) -> dict[str, Any]:
         streams = {}
