@@ -131,6 +131,7 @@ class LocalRunner:
         self._disks = Disks([] if logs is None else [logs])
         self._free = self._disks.free()
         self._writer = 0, ""  # bytes, and which measurement wrote most
+        self._latest: deque[str] = deque(maxlen=workers)  # measurements that ended last
         weakref.finalize(self, _kill_all, self._workers)  # also where nobody closes this before the interpreter ends
 
     def submit(self, job: Job) -> None:
@@ -277,15 +278,23 @@ class LocalRunner:
     def _over(self, worker: WorkerProcess) -> _Run:
         """Takes note that a worker's job has ended."""
         run = self._running.pop(worker)
-        self._writer = max(self._writer, (worker.written.bytes, f"{run.job.id} of task {run.job.task}"))
+        self._writer = max(self._writer, (worker.written.bytes, _named(run)))
+        self._latest.append(_named(run))
         return run
 
     def who_filled(self) -> str:
-        """A sentence on the measurement that filled a disk that is nearly full; empty if none is, or none did."""
-        running = [(worker.written.bytes, f"{run.job.id} of task {run.job.task}") for worker, run in self._running.items()]
-        count, who = max([self._writer, *running])
-        filled = _filled(self._free, self._disks.nearly_full(), count)
-        return f"What filled it is the measurement {who}: it wrote {filled}." if filled else ""
+        """A sentence on who filled a disk that is nearly full: the measurement that wrote most of it, else those at hand; or nothing."""
+        count, who = max([self._writer, *((worker.written.bytes, _named(run)) for worker, run in self._running.items())])
+        full = self._disks.nearly_full()
+        if filled := _filled(self._free, full, count):
+            return f"What filled it is the measurement {who}: it wrote {filled}."
+        at_hand = dict.fromkeys([*self._latest, *map(_named, self._running.values())])
+        if at_hand and any(self._free.get(folder, 0) - left > left for folder, left in full.items()):
+            return (
+                f"No measurement is seen to have written as much; measured last were {', '.join(at_hand)}: a task may also take room "
+                "without writing (posix_fallocate, mapped files), and so may another program."
+            )
+        return ""
 
     def _fail(self, worker: WorkerProcess, reason: str) -> tuple[str, Outcome]:
         """Ends a worker for what its job did."""
@@ -352,6 +361,10 @@ class LocalRunner:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _named(run: _Run) -> str:
+    return f"{run.job.id} of task {run.job.task}"
 
 
 def _filled(before: dict[Path, int], nearly_full: dict[Path, int], written: int) -> str:

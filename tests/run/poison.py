@@ -1,6 +1,7 @@
 """Measure functions for worker processes: the rule says what to do. A module of its own, without test libraries, for workers to import."""
 
 import ctypes
+import mmap
 import os
 import signal
 import sys
@@ -102,6 +103,17 @@ def poisoned(job: Job) -> Outcome:
         with open(os.path.join(os.environ["OPTEVOLVE_TEST_DISK"], "filled"), "wb") as file:
             while True:
                 file.write(bytes(2**20))
+    if word in ("allocate", "map"):  # all the room there is, without writing
+        with open(os.path.join(os.environ["OPTEVOLVE_TEST_DISK"], "filled"), "w+b") as file:
+            room = os.fstatvfs(file.fileno())
+            size = room.f_bavail * room.f_bsize
+            if word == "allocate":
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+                with mmap.mmap(file.fileno(), size) as mapped:
+                    for place in range(0, size, mmap.PAGESIZE):
+                        mapped[place] = 1
     if word == "stop":
         os.kill(os.getppid() if rest == "parent" else os.getpid(), signal.SIGSTOP)
     if word == "close":

@@ -155,3 +155,14 @@ def test_who_kills_its_parent_is_named_and_who_fills_a_disk_also_where_the_store
     assert repr(source.told["a"]) == repr(poison.synthetic(jobs[0]))
     assert re.search(r"the disk is full|No space left on device", str(caught.value))
     assert re.search(r"What filled it is the measurement fill of task synthetic: it wrote 1[0-9.]+ MB until", str(caught.value))
+
+
+@pytest.mark.parametrize("how", ["allocate", "map"])
+def test_who_fills_a_disk_without_writing_is_among_those_that_are_named(how: str, room: Path) -> None:
+    poison = importlib.import_module("poison")
+    with Study.create(room / how / "study.db", "x") as study:
+        source = List([poison.job("a"), poison.job(how), *(poison.job(f"later/{n}") for n in range(200))])
+        with pytest.raises(StudyError) as caught, session(study, poison.poisoned, Workers(), 1, room) as work:
+            work(source, 1)
+    assert re.search(r"the disk is full|No space left on device", str(caught.value))
+    assert re.search(rf"No measurement is seen to have written as much; measured last were .*{how} of task synthetic", str(caught.value))
