@@ -24,7 +24,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from optevolve import surrogate
-from optevolve.config import PROTOCOLS, Protocol, RunConfig, Stage
+from optevolve.config import PROTOCOLS, REPEATS, Protocol, RunConfig, Stage
 from optevolve.config_text import apply_settings, from_toml, on_device, to_toml
 from optevolve.eliminate import seed_for
 from optevolve.errors import ConfigError, DataError, ParseError, StudyError
@@ -34,7 +34,7 @@ from optevolve.reporting.calibration import write_plot
 from optevolve.run.definitions import definitions_of
 from optevolve.run.driver import drive
 from optevolve.run.local import LocalRunner
-from optevolve.run.session import available_cores, require_device
+from optevolve.run.session import available_cores, require_device, require_number
 from optevolve.run.store import Study
 from optevolve.run.trial import check_tasks
 from optevolve.space import UpdateRule
@@ -205,7 +205,7 @@ def calibrate(
         settings: changes to it, "full_steps=300".
         rules: how many, at least 3.
         spread: over what they are spread: "accuracy" or "rank", see `choose`.
-        repeats: seeds per rule, at least 1; from 2 on our noise is known.
+        repeats: seeds per rule, from 1 to 10,000; from 2 on our noise is known.
         seed: of everything random.
         phases: see `read_log`.
         data: folder of data sets.
@@ -215,14 +215,17 @@ def calibrate(
     Raises:
         OptevolveError: for anything that the caller can mend.
     """
-    if protocol not in PROTOCOLS or rules < 3 or repeats < 1:
-        raise ConfigError(f"Expected protocol paper or fast, at least 3 rules and 1 seed, got {protocol!r}, {rules} and {repeats}.")
+    if protocol not in PROTOCOLS or rules < 3 or not 1 <= repeats <= REPEATS:
+        raise ConfigError(
+            f"Expected protocol paper or fast, at least 3 rules and 1 to {REPEATS:,} seeds, got {protocol!r}, {rules} and {repeats}."
+        )
     if spread not in SPREADS:
         raise ConfigError(f"Expected rules spread over {' or '.join(SPREADS)}, got {spread!r}.")
     spec = spec_of(spec_for(task))
     config = RunConfig(task=spec, seed=seed, evolution=Stage({}, PROTOCOLS[protocol]))
     config = on_device(apply_settings(config, [f"evolution.protocol.{setting}" for setting in settings]), device)
     require_device(config)
+    require_number(workers)
     if data is not None:
         os.environ["OPTEVOLVE_DATA"] = str(Path(data).resolve())
     references = read_log(Path(reference), phases)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from optevolve import surrogate
-from optevolve.config import FAST, Evaluation, Protocol, RunConfig
+from optevolve.config import FAST, REPEATS, Evaluation, Protocol, RunConfig
 from optevolve.config_text import apply_settings, difference, on_device, to_toml
 from optevolve.contestants import TUNE, Contestant, place_of
 from optevolve.errors import ConfigError, StudyError
@@ -32,7 +32,7 @@ from optevolve.reporting.contest import write_plot
 from optevolve.run.definitions import definitions_of
 from optevolve.run.early_end import Hopeful
 from optevolve.run.folder import FREE, config_of, write_text
-from optevolve.run.session import require_device, session
+from optevolve.run.session import require_device, require_number, session
 from optevolve.run.store import Study
 from optevolve.run.trial import check_tasks
 from optevolve.space import parse
@@ -78,7 +78,7 @@ def compare(
         settings: changes to it, "full_steps=2000", "weight_decays=[0.0]".
         against: name of the rule that the others are tested against; one of the zoo is added to `rules` if it is not there; empty for
             AdamW if it is among them, else the first.
-        seeds: paired runs per rule and task, at least 1; from 2 on there are intervals and p-values.
+        seeds: paired runs per rule and task, from 1 to 10,000; from 2 on there are intervals and p-values.
         seed: of everything random.
         data: folder of data sets.
         workers: processes; None for one per core.
@@ -89,8 +89,8 @@ def compare(
     Raises:
         OptevolveError: for anything that the caller can mend.
     """
-    if protocol not in PROTOCOLS or seeds < 1:
-        raise ConfigError(f"Expected protocol paper or fast, and at least 1 seed, got {protocol!r} and {seeds}.")
+    if protocol not in PROTOCOLS or not 1 <= seeds <= REPEATS:
+        raise ConfigError(f"Expected protocol paper or fast, and 1 to {REPEATS:,} seeds, got {protocol!r} and {seeds}.")
     specs = [spec_of(spec_for(task)) for task in listed(tasks)]
     if not specs:
         raise ConfigError("Expected at least one task, got none. See 'optevolve tasks'.")
@@ -98,6 +98,7 @@ def compare(
     config = RunConfig(seed=seed, evaluation=Evaluation(baselines=(), protocol=PROTOCOLS[protocol]))
     config = on_device(apply_settings(config, [f"evaluation.protocol.{setting}" for setting in settings]), device)
     require_device(config)
+    require_number(workers)
     if data is not None:
         os.environ["OPTEVOLVE_DATA"] = str(Path(data).resolve())
     check_tasks(specs)

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from annotated_types import Ge, Gt, Interval, Len
+from annotated_types import Gt, Interval, Len, Unit
 
 __all__ = [
     "FAST",
     "PROTOCOLS",
+    "REPEATS",
     "Compute",
     "EliminationRound",
     "Evaluation",
@@ -32,8 +33,13 @@ __all__ = [
 Options: TypeAlias = dict[str, bool | int | float | str]
 GrammarTable: TypeAlias = dict[str, Any]
 ProtocolTable: TypeAlias = dict[str, Any]
-Count: TypeAlias = Annotated[int, Ge(1)]
-Natural: TypeAlias = Annotated[int, Ge(0)]
+# Bounds of counts are far beyond what is ever wanted, and below what strands a run: numbers in ids, jobs that are held at once.
+Steps: TypeAlias = Annotated[int, Interval(ge=1, le=10**9)]
+Count: TypeAlias = Annotated[int, Interval(ge=1, le=10**6)]
+Natural: TypeAlias = Annotated[int, Interval(ge=0, le=10**6)]
+REPEATS = 10**4
+Repeats: TypeAlias = Annotated[int, Interval(ge=1, le=REPEATS)]
+MaybeRepeats: TypeAlias = Annotated[int, Interval(ge=0, le=REPEATS)]
 Seed: TypeAlias = Annotated[int, Interval(ge=0, lt=2**63)]  # what a database keeps
 LearningRate: TypeAlias = Annotated[float, Interval(gt=0, le=1e6)]
 Momentum: TypeAlias = Annotated[float, Interval(ge=0, lt=1)]
@@ -125,26 +131,26 @@ class Protocol:
     kind: Literal["paper", "fast"] = "paper"
     learning_rates: Annotated[tuple[LearningRate, ...], Len(1)] = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
     first_learning_rates: Annotated[tuple[LearningRate, ...], Len(1)] = (10.0, 1e-2, 1e-5)
-    trial_steps: Count = 800
-    full_steps: Count = 8000
+    trial_steps: Steps = 800
+    full_steps: Steps = 8000
     trial_schedule: Literal["cut", "compressed"] = "cut"
-    epoch_steps: Count = 200
-    trial_epoch_steps: Count = 200
+    epoch_steps: Steps = 200
+    trial_epoch_steps: Steps = 200
     early_stopping: bool = True
     first_floor: float | None = None
     floor: float | None = None
-    trial_floor_epoch: Count = 3
-    floor_epoch: Count = 5
+    trial_floor_epoch: Steps = 3
+    floor_epoch: Steps = 5
     judge: Literal["best", "last"] = "best"
     schedule: Schedule = field(default_factory=Schedule)
     max_loss_ratio: Annotated[float, Gt(1)] = 1e4
     precision: Literal["auto", "float32", "bf16"] = "float32"
     compile: bool = False
     replicas: Literal["off", "on", "auto"] = "off"
-    trial_seeds: Count = 1
-    rungs: Count = 2
-    halving: Annotated[int, Ge(2)] = 3
-    full_seeds: Count = 2
+    trial_seeds: Repeats = 1
+    rungs: Annotated[int, Interval(ge=1, le=30)] = 2
+    halving: Annotated[int, Interval(ge=2, le=1000)] = 3
+    full_seeds: Repeats = 2
     trial_judge: Literal["end", "training"] = "end"
     rate_slack: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     weight_decays: Annotated[tuple[WeightDecay, ...], Len(1)] = (0.0,)
@@ -224,11 +230,11 @@ class Search:
     particles: Count = 50
     timesteps: Natural = 6
     children: Count = 6
-    redraws: Natural = 4
+    redraws: MaybeRepeats = 4
     elitist: bool = False
-    tie_seeds: Natural = 0
+    tie_seeds: MaybeRepeats = 0
     over_tasks: Literal["score", "rank"] = "score"
-    remeasure: Natural = 1
+    remeasure: MaybeRepeats = 1
     tournament: Count = 10
     sameness: Literal["spelling", "behaviour", "nearly"] = "behaviour"
     lookahead: Count = 32
@@ -254,7 +260,7 @@ class EliminationRound:
     task_options: Options = field(default_factory=dict)
     protocol: Protocol = field(default_factory=Protocol)
     more_tasks: tuple[str, ...] = ()
-    seeds: Count = 1
+    seeds: Repeats = 1
 
 
 @dataclass(frozen=True)
@@ -300,8 +306,8 @@ class Evaluation:
     tasks: tuple[str | FinalTask, ...] = ()
     task_options: Options = field(default_factory=dict)
     baselines: tuple[str, ...] = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
-    seeds: Count = 5
-    choice_seeds: Natural = 3
+    seeds: Repeats = 5
+    choice_seeds: MaybeRepeats = 3
     protocol: Protocol = field(default_factory=lambda: Protocol(judge="last"))
 
 
@@ -339,12 +345,12 @@ class Workers:
     __pydantic_config__: ClassVar[dict[str, Any]] = _NO_OTHER_KEYS
 
     runner: Literal["local", "ray"] = "local"
-    time_limit: Annotated[float, Gt(0)] | None = None
-    memory_limit: Annotated[float, Gt(0)] | None = None
+    time_limit: Annotated[float, Interval(gt=0, le=1e9), Unit("seconds")] | None = None
+    memory_limit: Annotated[float, Interval(gt=0, le=2**20), Unit("GiB")] | None = None
     ray_address: str = ""
     cpus: Annotated[float, Interval(gt=0, le=1024)] = 1.0
     gpus: Annotated[float, Interval(ge=0, le=64)] = 0.0
-    retries: Natural = 2
+    retries: MaybeRepeats = 2
 
 
 @dataclass(frozen=True)
@@ -388,8 +394,5 @@ class RunConfig:
         """The elimination, or, where there is none, the measuring again of the best of the search, all of whom stay."""
         if self.elimination or not self.search.remeasure:
             return self.elimination
-        evolution = self.evolution
-        again = EliminationRound(
-            self.contenders, self.task, evolution.task_options, evolution.protocol, evolution.more_tasks, self.search.remeasure
-        )
-        return (again,)
+        stage, again = self.evolution, self.search.remeasure
+        return (EliminationRound(self.contenders, self.task, stage.task_options, stage.protocol, stage.more_tasks, again),)

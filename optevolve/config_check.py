@@ -10,9 +10,12 @@ import re
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
+from annotated_types import Unit
+
 from optevolve.config import EliminationRound, Evaluation, FinalTask, Protocol, ProtocolTable, RunConfig
 from optevolve.config_bounds import require_bounds
 from optevolve.errors import ConfigError
+from optevolve.run_size import FINAL_EVALUATION, most_of, sizes
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -160,6 +163,20 @@ def _check(config: RunConfig, source: str) -> None:
             raise ConfigError(
                 f"{source}: elimination.{i}.keep: expected at most {before.keep}, what the round before it keeps, got {after.keep}."
             )
+    for stage, size in sizes(config).items():
+        if size > most_of(stage):
+            key, cause = _cause_of_size(stage, config)
+            raise ConfigError(f"{source}: {key}: expected at most {most_of(stage):,} measurements of a stage, got {size:,} by {cause}.")
+
+
+def _cause_of_size(stage: str, config: RunConfig) -> tuple[str, str]:
+    """The key that a stage's size is said of, and what else makes it so large."""
+    if stage == FINAL_EVALUATION:
+        return "evaluation.seeds", "its product with the contestants and the tasks. Take fewer of one of them"
+    if stage.startswith("eliminate/"):
+        key = f"elimination.{int(stage.partition('/')[2]) - 1}.seeds" if config.elimination else "search.remeasure"
+        return key, "its product with the rules that enter. Take fewer of one of them"
+    return "search.timesteps", "its product with search.particles and search.children. Take fewer of one of them"
 
 
 def _lists(config: RunConfig) -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -215,10 +232,20 @@ def _explain(error: ErrorDetails, source: str, prefix: str = "") -> str:
         "less_than": "less than",
     }.get(kind):
         limit = next(value for name, value in context.items() if name in {"ge", "gt", "le", "lt"})
-        expected = f"a number that is {bounds} {limit}"
+        limit = int(limit) if limit == int(limit) else limit
+        expected = f"a number that is {bounds} {limit:,}{_unit(location)}"
     else:
         expected = _EXPECTED.get(re.sub(r"_(type|parsing|from_float|exact_type)$", "", kind), error["msg"])
     return f"{source}: {key}: expected {expected}, got {shown(error['input'])}."
+
+
+def _unit(location: list[str]) -> str:
+    """What a value is counted in, as its field's type says; empty for mere numbers."""
+    hint: Any = RunConfig
+    for key in location:
+        hint = get_type_hints(hint, include_extras=True).get(key) if dataclasses.is_dataclass(hint) else None
+    notes = [note for part in (hint, *get_args(hint)) for note in getattr(part, "__metadata__", ())]
+    return next((f" {note.unit}" for note in notes if isinstance(note, Unit)), "")
 
 
 def unknown_key(source: str, key: str) -> str:

@@ -110,6 +110,7 @@ class EliminationSource:
         self._jobs: deque[Job] = deque()
         self._outcomes: dict[str, Outcome | None] = {}
         self._seeds = 1
+        self._untold = 0
         self._begin_round()
 
     def _begin_round(self) -> None:
@@ -126,6 +127,7 @@ class EliminationSource:
             seed = seed_for(self._seed, _STREAM, number, *([place] if place else []))
             self._jobs += [Job(self._job_id(c.name, place), c.rule, task, budget.protocol, seed) for c in self.survivors]
         self._outcomes = {job.id: None for job in self._jobs}
+        self._untold = len(self._jobs)
 
     def _job_id(self, name: str, seed: int) -> str:
         return job_id(self._prefix, name, replicate=seed or None)
@@ -139,8 +141,9 @@ class EliminationSource:
         if self._outcomes.get(job_id, outcome) is not None:
             raise ValueError(f"job {job_id!r} is not awaited")
         self._outcomes[job_id] = outcome
-        told = {job_id: outcome for job_id, outcome in self._outcomes.items() if outcome is not None}
-        if len(told) == len(self._outcomes):
+        self._untold -= 1
+        if not self._untold:
+            told = {job_id: outcome for job_id, outcome in self._outcomes.items() if outcome is not None}
             contestants = {contestant.name: contestant for contestant in self.survivors}
             by_name = {name: [told[self._job_id(name, place)] for place in range(self._seeds)] for name in contestants}
             self.survivors = [contestants[name] for name in best(by_name, self._keep, self._over_tasks)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -14,7 +15,7 @@ from optevolve import surrogate
 from optevolve.algorithms import ALGORITHMS, Sameness
 from optevolve.algorithms.ties import seed_number
 from optevolve.config import FinalTask, Options, Protocol, RunConfig, Stage
-from optevolve.config_text import assemble, on_device
+from optevolve.config_text import apply_settings, assemble, on_device
 from optevolve.contestants import FINAL, REFERENCE_STAGE, TUNE, Contestant, job_id, place_of
 from optevolve.eliminate import EliminationSource, contenders, seed_for, task_of_round
 from optevolve.errors import ConfigError, RunEndedError, StudyError
@@ -25,6 +26,7 @@ from optevolve.floors import floors_said, has_floors
 from optevolve.integrity import check_integrity
 from optevolve.library import ZOO
 from optevolve.listening import Listening
+from optevolve.printable import shielded
 from optevolve.progress import Listener, Progress, listener
 from optevolve.records import Job, Outcome
 from optevolve.results import Leader, Result, comparisons, floors_noted, leaderboard, report, why_ended, write_results
@@ -32,9 +34,10 @@ from optevolve.run import trial
 from optevolve.run.driver import Ask
 from optevolve.run.early_end import ALIKE, Hopeful, ended, name_of_stage, require_completed, worst_outcomes
 from optevolve.run.folder import has_run, open_run
-from optevolve.run.session import Session, require_device, session
+from optevolve.run.session import Session, require_device, require_number, session
 from optevolve.run.store import Study
 from optevolve.run.watch import Callback
+from optevolve.run_size import FINAL_EVALUATION, sizes
 from optevolve.several import join, split
 from optevolve.space.grammar import grammar
 from optevolve.tasks import AnyTask, TaskCheck, listed, spec_for, spec_of
@@ -115,13 +118,19 @@ def _run(
     **opening: Any,
 ) -> Result:
     """The method, stage by stage."""
+    require_number(workers)
     starts = config is not None and not has_run(folder, store)
     checks: Mapping[str, TaskCheck] = {}
+
+    def check(wanted: RunConfig) -> None:
+        nonlocal checks
+        checks = _ready(wanted)
+
     if config is not None and starts:  # mistakes are told, and missing data, before there is a folder
-        checks = _ready(config)
+        check(config)
     elif config is not None:
         require_tasks(config)
-    with open_run(folder, config, store=store, check=require_tasks, **opening) as (study, config):
+    with open_run(folder, config, store=store, check=check, **opening) as (study, config):
         if study.finished:
             if not _reported(study):
                 write_results(folder, study, config)
@@ -132,18 +141,15 @@ def _run(
         told = listener(progress)
         with _session(config, study, workers, told or False, folder, callbacks) as work:
             try:
-                if not starts:
-                    checks = _ready(config)
+                if not checks:
+                    check(config)
                 if not (floors := floors_noted(study)):
                     floors = _floors(config, checks)
                     study.note("floors", said=floors)
                 if isinstance(told, Progress):
                     told.note(floors)
-                    if work.cut_off:
-                        told.note(
-                            f"The last sitting was cut off, killed or with the machine, while it measured {' and '.join(work.cut_off)}. "
-                            "If that happens again, look at what the task does to other processes."
-                        )
+                if work.cut_off:
+                    _say_cut_off(told, work.cut_off)
                 sameness = Sameness(config.search.sameness)
                 work(_reference(config), config.search.lookahead)
                 search = _SearchSource(config)
@@ -175,6 +181,18 @@ def _run(
                 write_results(folder, study, config)
         study.note("reported")
     return Result(folder)
+
+
+def _say_cut_off(told: Listener | None, measured: Sequence[str]) -> None:
+    """What the last sitting was measuring when it was killed; a warning where no progress is shown."""
+    text = (
+        f"The last sitting was cut off, killed or with the machine, while it measured {' and '.join(measured)}. "
+        "If that happens again, look at what the task does to other processes."
+    )
+    if isinstance(told, Progress):
+        told.note(text)
+    else:
+        warnings.warn(shielded(text), RuntimeWarning, stacklevel=2)
 
 
 def _reported(study: Study) -> bool:
@@ -209,6 +227,7 @@ def evaluate(
         StudyError: if the search of the run has not come to its end, or a task was evaluated under another protocol.
         ConfigError: if a setting names no task or no value of a protocol.
     """
+    require_number(workers)
     folder = Path(out)
     with open_run(folder, None) as (study, config):
         if not study.finished:
@@ -217,7 +236,7 @@ def evaluate(
             )
         now = on_device(config, device)
         if seeds is not None:
-            now = replace(now, evaluation=replace(now.evaluation, seeds=seeds))
+            now = apply_settings(now, [f"evaluation.seeds={seeds}"])
         given = [task if isinstance(task, FinalTask) else spec_of(spec_for(task)) for task in listed(tasks)]
         measured = {m.job.task: m.job.protocol for m in study.measurements("tune", with_curves=False)}
         chosen = asked_tasks(now, given, settings, measured)
@@ -400,7 +419,7 @@ def _session(
     require_device(config)
     _find_data(config)
     told = listener(progress)
-    listeners = [Listening(told, _stage_of, partial(_size, config))] if told is not None else []
+    listeners = [Listening(told, _stage_of, sizes(config).__getitem__)] if told is not None else []
     try:
         with session(
             study,
@@ -419,24 +438,5 @@ def _session(
 
 
 def _stage_of(stage: str) -> str:
-    """Tuning, choice and test are one stage for a person."""
-    return "final evaluation" if stage in FINAL else stage
-
-
-def _size(config: RunConfig, stage: str) -> int:
-    """Measurements that a stage makes if none fails."""
-    evaluation = config.evaluation
-    rounds = config.rounds
-    finalists = (rounds[-1].keep if rounds else config.contenders) + len(evaluation.baselines)
-    tasks = max(1, len(evaluation.tasks))
-    search = config.search
-    sizes = {
-        REFERENCE_STAGE: 1,
-        "initial": search.population,
-        "evolution": search.particles * (1 + search.timesteps * search.children),
-        "final evaluation": finalists * tasks * (1 + evaluation.choice_seeds + evaluation.seeds),
-    }
-    entering = [min(config.contenders, search.population + sizes["evolution"]), *(r.keep for r in rounds)]
-    for number, (size, budget) in enumerate(zip(entering, rounds, strict=False), start=1):
-        sizes[f"eliminate/{number}"] = size * budget.seeds
-    return sizes[stage]
+    """As `run_size.sizes` counts them."""
+    return FINAL_EVALUATION if stage in FINAL else stage

@@ -19,14 +19,14 @@ from optevolve.compile.emit import RuleText, emit_text
 from optevolve.compile.optax import optax_source
 from optevolve.compile.self_test import self_test
 from optevolve.compile.tailor import briefly, imports_for, short_signatures, tailor, without_unused
-from optevolve.compile.writing import checked_name, comment, docstring, free_name, names_in, write_python, write_whole
+from optevolve.compile.writing import checked_name, comment, docstring, free_name, names_in, write_python, write_text
 from optevolve.errors import ExportError
 from optevolve.printable import clipped
 from optevolve.space.latex import latex
 from optevolve.space.rule import UpdateRule
 from optevolve.space.simplify import simplify
 
-__all__ = ["export", "python_source"]
+__all__ = ["export"]
 
 
 def export(
@@ -45,7 +45,7 @@ def export(
 
     Args:
         rule: what to write.
-        path: of the file; an existing one is replaced.
+        path: of the file; an existing one is replaced, and keeps its permissions. A link is followed.
         name: of the class; None: made from the file's name, and changed if the file has another use for it.
         provenance: where the rule comes from, for the docstring.
         scores: what it reached, by task.
@@ -73,24 +73,10 @@ def export(
         text = optax_source(rule, function, about(f"{function}: an optimizer for optax."))
         write_python(_importable(path, text), text)
     elif format == "latex":
-        write_whole(path, f"{comment(about(wanted), '%')}\\[\n{latex(rule)}\n\\]\n")
+        write_text(path, f"{comment(about(wanted), '%')}\\[\n{latex(rule)}\n\\]\n")
     else:
         raise ExportError(f"Expected the format torch, optax or latex, got {format!r}.")
     return path
-
-
-def python_source(
-    rule: UpdateRule,
-    name: str,
-    *,
-    provenance: str = "",
-    scores: Mapping[str, float] | None = None,
-    learning_rate: float | None = None,
-    weight_decay: float = 0.0,
-) -> str:
-    """The text of the file that `export` writes; arguments as there."""
-    about = _about(f"{name}: an optimizer for torch.", rule, provenance, scores)
-    return _torch_source(rule, name, about, learning_rate, weight_decay)
 
 
 def _torch_source(rule: UpdateRule, name: str, about: list[str], learning_rate: float | None, weight_decay: float) -> str:

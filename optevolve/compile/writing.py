@@ -8,17 +8,14 @@ from __future__ import annotations
 import ast
 import builtins
 import keyword
-import os
-import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from optevolve.errors import ExportError
-from optevolve.files import require_folder
+from optevolve.files import require_folder, write_whole
 from optevolve.printable import clipped, shielded
 
-__all__ = ["checked_name", "comment", "docstring", "free_name", "names_in", "one_line", "write_python", "write_whole"]
+__all__ = ["checked_name", "comment", "docstring", "free_name", "names_in", "one_line", "write_python", "write_text"]
 
 _LONGEST = 140
 
@@ -83,7 +80,7 @@ def free_name(name: str, taken: frozenset[str], made: bool) -> str:
 
 
 def write_python(path: Path, text: str) -> None:
-    """Writes a Python file as `write_whole` does, if it is one.
+    """Writes a Python file as `write_text` does, if it is one.
 
     Raises:
         ExportError: if the text cannot be parsed, which is a mistake of this package, or the file cannot be written.
@@ -92,26 +89,18 @@ def write_python(path: Path, text: str) -> None:
         ast.parse(text)
     except (SyntaxError, ValueError) as error:
         raise ExportError(f"Expected Python for {path}, got: {error}. What was there is kept; please report the rule.") from error
-    write_whole(path, text)
+    write_text(path, text)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text so that a file that was there before stays until the new one is complete.
+def write_text(path: Path, text: str) -> None:
+    """Writes a text as `optevolve.files.write_whole` does, into a folder that is there.
 
     Raises:
         OptevolveError: if it cannot be written.
     """
     try:
         require_folder(path)
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    except ValueError as error:  # no name at all, or one with NUL or a lone surrogate
-        raise ExportError(f"Expected the path of a file, got {str(path)!r}: {error}. Choose another.") from error
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    except (OSError, ValueError) as error:
+        write_whole(path, text)
+    except (OSError, ValueError) as error:  # the latter where there is no name at all, or one with NUL or a lone surrogate
         reason = getattr(error, "strerror", None) or error
-        raise ExportError(f"Expected to write {str(path)!r}, got: {reason}. Choose a path that can be written.") from error
-    finally:
-        with suppress(OSError, ValueError):
-            draft.unlink(missing_ok=True)
+        raise ExportError(f"Expected to write a file {str(path)!r}, got: {reason}. Choose a path that can be written.") from error

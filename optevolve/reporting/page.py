@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -17,6 +16,7 @@ from optevolve import __version__
 from optevolve.config import RunConfig, Schedule
 from optevolve.contestants import EVALUATE, FINAL, REFERENCE_STAGE, place_of
 from optevolve.errors import ParseError, StudyError
+from optevolve.files import write_whole
 from optevolve.final import lost_text
 from optevolve.final_tasks import final_tasks
 from optevolve.library.known import rule_text
@@ -364,15 +364,10 @@ def write_report(
         notes=notes,
         floors=floors,
     )
-    target = Path(path)
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        # Lone surrogates, as a mangled file name may hold, have no UTF-8 form.
-        draft.write_bytes(text.encode("utf-8", errors="replace"))
-        draft.replace(target)
+        write_whole(Path(path), text)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise StudyError(
-            f"Cannot write the report '{target}': {error.strerror or error}. Expected a folder that can be written to; "
+            f"Cannot write the report '{path}': {error.strerror or error}. Expected a folder that can be written to; "
             "free some space or name another place for it."
         ) from error

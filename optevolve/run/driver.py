@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 from optevolve.errors import StudyError
+from optevolve.printable import clipped
 from optevolve.records import Job, Measurement, Outcome, Proposal, Status
 from optevolve.run.store import Entry, Study
 from optevolve.run.store.rows import canonical
@@ -22,6 +23,11 @@ __all__ = ["Ask", "Happening", "Runner", "Source", "drive"]
 
 
 Ask: TypeAlias = tuple[str, Job, Proposal | None]
+
+_OTHERWISE = (
+    "Resume with the config and version of optevolve that started the run, or start a new one; "
+    "'optevolve verify' says whether the store is sound."
+)
 
 
 class Source(Protocol):
@@ -129,7 +135,7 @@ def drive(
     Returns:
         Ids of all jobs asked for: in an extended study, any other belongs to the smaller run alone.
     Raises:
-        StudyError: if the store fails, or holds another job under the same id and was not extended.
+        StudyError: if the store fails, or holds another job or proposal under the same id and was not extended.
         OptevolveError: what a measurement raised, such as DataError.
         ValueError: if `lookahead` is below 1, or the source asks for an id twice, or neither asks nor is done while it knows everything.
     """
@@ -227,8 +233,12 @@ class _Drive:
         elif not alike:
             raise StudyError(
                 f"The study holds another job under the id {turn.job.id!r}: it measured {found.job.rule!r} in stage {found.stage!r}, "
-                f"expected {turn.job.rule!r} in stage {turn.stage!r}, with the same task, protocol and seed. Resume with the config and "
-                "version of optevolve that started the run, or start a new one."
+                f"expected {turn.job.rule!r} in stage {turn.stage!r}, with the same task, protocol and seed. {_OTHERWISE}"
+            )
+        elif found.proposal != turn.proposal and _drawn(found.proposal) != _drawn(turn.proposal):
+            raise StudyError(
+                f"The study holds another proposal under the id {turn.job.id!r} than the search makes: "
+                f"{_difference(found.proposal, turn.proposal)}. {_OTHERWISE}"
             )
         turn.outcome, turn.same_as, turn.stored = found.outcome, found.same_as, True
 
@@ -286,6 +296,23 @@ class _Drive:
         if self.on_event is not None:
             outcome = turn.outcome if kind in {"measured", "told"} else None
             self.on_event(Happening(kind, turn.number, turn.stage, turn.job, turn.proposal, outcome, turn.stored, turn.same_as))
+
+
+def _drawn(proposal: Proposal | None) -> dict[str, object]:
+    """What a search drew, without the words about it, which another version may put otherwise."""
+    if proposal is None:
+        return {}
+    drawn = ("id", "rule", "genome", "stage", "parent", "particle", "timestep")
+    return {name: getattr(proposal, name) for name in drawn} | {"rules refused before": [rule for rule, _ in proposal.rejected]}
+
+
+def _difference(stored: Proposal | None, made: Proposal | None) -> str:
+    """The first of the parts in which two proposals differ, in words."""
+    there, here = _drawn(stored), _drawn(made)
+    if not there or not here:
+        return f"expected {'one' if here else 'none'}, found {'one' if there else 'none'}"
+    name = next(name for name in here if there[name] != here[name])
+    return f"its {name} is {clipped(str(there[name]), 120)!r}, expected {clipped(str(here[name]), 120)!r}"
 
 
 def _checked(outcome: Outcome) -> Outcome:

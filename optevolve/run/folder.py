@@ -5,7 +5,6 @@ A run whose study is on a server has `store.url` in place of `study.db`: one lin
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any
 from optevolve.config import RunConfig
 from optevolve.config_text import apply_settings, difference, from_toml, to_toml
 from optevolve.errors import ConfigError, StudyError
+from optevolve.files import write_whole
 from optevolve.run.older import text_as_now
 from optevolve.run.store import Study, exists, named
 
@@ -99,7 +99,7 @@ def open_run(
         extend: with the stored config, values that it is to grow to, such as "search.timesteps=9"; see `EXTENDABLE`.
         settings: with the stored config, values of `workers` and `compute` for this time, and, to stay, values of what nothing was
             measured by yet; see `CHANGEABLE`.
-        check: raises an OptevolveError for a changed config that cannot be run, before it is stored.
+        check: raises an OptevolveError for another config that cannot be run, before it takes the place of the stored one.
     Raises:
         StudyError: if the folder holds another run, holds none though no config is given, or cannot be written.
     """
@@ -110,16 +110,15 @@ def open_run(
         with Study.open(place) as study:
             begun = bool(study.jobs())
             if config is not None and not begun:
+                check(config)
                 study.restart(to_toml(config))
             stored = config_of(study)
             if config is not None:
                 _refuse_another(folder, stored, config)
                 stored = replace(stored, data=config.data or stored.data, compute=config.compute, workers=config.workers)
-            if extend:
-                stored = _extend(study, stored, extend)
-            settled = _settle(study, stored, settings, check)
+            stored = _changed(study, stored, extend, settings, check)
             _note(folder, store, study, anew=not begun)
-            yield study, settled
+            yield study, stored
         return
     if config is None:
         raise _no_run(folder, place)
@@ -160,17 +159,29 @@ def _note(folder: Path, store: str, study: Study, anew: bool = False) -> None:
         write_text(folder / "config.toml", study.config_text)
 
 
-def _settle(study: Study, stored: RunConfig, settings: Sequence[str], check: Callable[[RunConfig], object]) -> RunConfig:
-    """The config with settings: those of workers for now, those of what nothing was measured by to stay.
+def _changed(
+    study: Study, stored: RunConfig, extend: Sequence[str], settings: Sequence[str], check: Callable[[RunConfig], object]
+) -> RunConfig:
+    """The config, extended and with settings: those of workers for now, all else to stay, stored once the whole is checked.
 
     Raises:
-        StudyError: if something was measured by what they would change.
+        StudyError: if something would not grow, or cannot, or something was measured by what the settings would change.
+        OptevolveError: what `check` raises; what is stored stays as it was.
     """
-    wanted = apply_settings(stored, settings)
+    larger = apply_settings(stored, extend)
+    _require_growth(stored, larger)
+    wanted = apply_settings(larger, settings)
+    _require_changeable(study, larger, wanted)
+    kept = replace(wanted, workers=stored.workers, compute=stored.compute)
+    if changes := difference(stored, kept):
+        check(wanted)
+        study.extend(to_toml(kept), **{key: f"{old} to {new}"[:500] for key, old, new in changes})
+    return wanted
+
+
+def _require_changeable(study: Study, stored: RunConfig, wanted: RunConfig) -> None:
     changes = [change for change in difference(stored, wanted) if not change[0].startswith(FREE)]
-    if not changes:
-        return wanted
-    begun = study.stages()
+    begun = study.stages() if changes else set()
     for key, old, new in changes:
         stages = next((stages for start, stages in CHANGEABLE.items() if key == start or key.startswith(start + ".")), None)
         if stages is None or any(stage.startswith(stages) for stage in begun if stages):
@@ -178,28 +189,13 @@ def _settle(study: Study, stored: RunConfig, settings: Sequence[str], check: Cal
                 f"Expected settings of workers, compute, or of what nothing was measured by yet, got {key}: {old!r} to {new!r}. "
                 "A run keeps what it has measured; see --extend, or start a new run."
             )
-    kept = replace(wanted, workers=stored.workers, compute=stored.compute)
-    check(kept)
-    study.extend(to_toml(kept), **{key: f"{old} to {new}"[:500] for key, old, new in changes})
-    return wanted
 
 
-def _extend(study: Study, stored: RunConfig, extend: Sequence[str]) -> RunConfig:
-    """The larger config, stored in place of the one that was.
-
-    Raises:
-        StudyError: if something would not grow, or cannot.
-    """
-    larger = apply_settings(stored, extend)
-    changes = difference(stored, larger)
-    for key, old, new in changes:
+def _require_growth(stored: RunConfig, larger: RunConfig) -> None:
+    for key, old, new in difference(stored, larger):
         if not _may_grow(stored, key, old, new):
             can = ", ".join(key for key in EXTENDABLE if key != "search.particles" or stored.search.algorithm != "regularized")
             raise StudyError(f"Expected to extend a run by larger {can}, got {key}: {old!r} to {new!r}. For anything else start a new run.")
-    if changes:
-        text = to_toml(larger)
-        study.extend(text, **{key: f"{old} to {new}" for key, old, new in changes})
-    return larger
 
 
 def _may_grow(stored: RunConfig, key: str, old: Any, new: Any) -> bool:
@@ -226,9 +222,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         StudyError: if it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, text)
     except OSError as error:
         raise StudyError(f"Cannot write {path}: {error.strerror}. Make room or choose another folder; what is stored is kept.") from error

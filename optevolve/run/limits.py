@@ -10,6 +10,7 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from statistics import median
 from typing import NamedTuple
 
@@ -35,37 +36,33 @@ def most_steps(job: Job) -> Mapping[str, Steps]:
     These are the runs of a rule that never moves, which a race's gains are counted from, and Adam's own measurement, which gives the scale
     where a job has several tasks. A worker makes them once and remembers them, but nobody knows which job finds them made.
     """
-    one = (_of_race if job.protocol.kind == "fast" else _of_trials)(job)
+    one = Steps(0, job.protocol.full_steps) if job.learning_rate is not None else _steps_of(job.protocol, job.weight_decay is None)
     rules = 1 if len(job.tasks) == 1 else 2  # Adam's
     return {task: Steps(rules * one.trial, rules * one.full) for task in job.tasks}
 
 
-def _of_trials(job: Job) -> Steps:
-    protocol = job.protocol
-    if job.learning_rate is not None:
-        return Steps(0, protocol.full_steps)
+@lru_cache(maxsize=256)  # asked for each worker, four times a second
+def _steps_of(protocol: Protocol, tunes_decay: bool) -> Steps:
+    others = len(set(protocol.weight_decays)) - 1 if tunes_decay else 0
+    return (_of_race if protocol.kind == "fast" else _of_trials)(protocol, others)
+
+
+def _of_trials(protocol: Protocol, others: int) -> Steps:
     trials = len({*protocol.learning_rates, *protocol.first_learning_rates})
-    if others := _other_decays(job):
+    if others:
         trials += others + 2  # at the best learning rate, then its neighbours
     return Steps(trials * protocol.trial_steps, protocol.full_steps)
 
 
-def _of_race(job: Job) -> Steps:
+def _of_race(protocol: Protocol, others: int) -> Steps:
     from optevolve.racing import rung_steps  # loads scipy, which a driver needs only where it comes to this
 
-    protocol = job.protocol
-    if job.learning_rate is not None:
-        return Steps(0, protocol.full_steps)
     rates, last = len(set(protocol.learning_rates)), rung_steps(protocol, protocol.rungs - 1)
     steps = (rates + _WIDENED) * protocol.trial_steps
     steps += sum(math.ceil(rates / protocol.halving**rung) * rung_steps(protocol, rung) for rung in range(1, protocol.rungs))
-    steps += (_other_decays(job) + 2 + 1) * last  # other decays; neighbours; the rule that never moves
+    steps += (others + 2 + 1) * last  # other decays; neighbours; the rule that never moves
     # Without an interval a second full run is made, and all are made again where they diverged at a bolder rate.
     return Steps(steps * protocol.trial_seeds, 2 * max(2, protocol.full_seeds) * protocol.full_steps)
-
-
-def _other_decays(job: Job) -> int:
-    return len(set(job.protocol.weight_decays)) - 1 if job.weight_decay is None else 0
 
 
 @dataclass

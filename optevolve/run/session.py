@@ -9,7 +9,7 @@ from pathlib import Path
 
 from optevolve import __version__
 from optevolve.config import RunConfig, Workers
-from optevolve.errors import StudyError
+from optevolve.errors import ConfigError, StudyError
 from optevolve.records import Job
 from optevolve.run.definitions import Definitions, definitions_of
 from optevolve.run.driver import Happening, Runner, Source, drive
@@ -20,7 +20,9 @@ from optevolve.run.store import Study, driver_name
 from optevolve.run.watch import Callback, Journal, Watch
 from optevolve.run.worker import Measure
 
-__all__ = ["Session", "available_cores", "make_runner", "require_device", "session"]
+__all__ = ["Session", "available_cores", "make_runner", "require_device", "require_number", "session"]
+
+_MOST = 10_000  # workers; on Ray, measurements at a time
 
 
 class Session:
@@ -135,6 +137,16 @@ def require_device(config: RunConfig) -> None:
         from optevolve.training import device_of  # loads torch
 
         device_of(config.compute.device)
+
+
+def require_number(workers: int | None) -> None:
+    """Whether so many workers can be had; None is what there is.
+
+    Raises:
+        ConfigError: if not.
+    """
+    if workers is not None and not 1 <= workers <= _MOST:
+        raise ConfigError(f"Expected 1 to {_MOST:,} workers, got {workers}. Leave --workers out for one per core.")
 
 
 def available_cores() -> int:

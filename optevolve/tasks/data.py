@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -127,17 +128,20 @@ def _find(name: str, split: str, folder: Path) -> list[Path]:
 def _npz_images(file: Path, split: str) -> Iterator[tuple[Pixels, int]]:
     """MedMNIST's layout: {split}_images, uint8 of shape (n, height, width, 3), and {split}_labels, shape (n, 1)."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        loaded = np.load(file, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one array by itself")
+        with loaded as arrays:
             found = list(arrays.keys())
             if missing := {f"{split}_images", f"{split}_labels"} - set(found):
                 raise DataError(f"{file} has no array {', '.join(sorted(missing))}; found {', '.join(found)}. Is this the right data set?")
             pixels, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"].ravel()
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file} could not be read: {error}. Copy or download it again.") from error
-    if pixels.dtype != np.uint8 or pixels.shape[3:] != (3,) or len(pixels) != len(labels):
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{file} could not be read: {str(error).rstrip('.')}. Copy or download it again.") from error
+    if pixels.dtype != np.uint8 or pixels.shape[3:] != (3,) or len(pixels) != len(labels) or labels.dtype.kind not in "iu":
         raise DataError(
-            f"{file} should hold colour images as uint8 of shape (n, height, width, 3) with n labels; found {pixels.dtype} of shape "
-            f"{pixels.shape} with {len(labels)}."
+            f"{file} should hold colour images as uint8 of shape (n, height, width, 3) with n whole numbers as labels; found "
+            f"{pixels.dtype} of shape {pixels.shape} with {len(labels)} of {labels.dtype}."
         )
     yield from zip(pixels, map(int, labels), strict=True)
 

@@ -31,3 +31,11 @@ def test_unknown_sense_and_no_rule() -> None:
         Sameness("odd")
     with pytest.raises(ParseError):
         Sameness()("no rule at all")
+
+
+def test_keys_are_recalled_where_they_are_a_function_of_the_rule_alone() -> None:
+    for sense, expected in (("spelling", "g"), ("behaviour", "recalled"), ("nearly", None)):
+        same = Sameness(sense)
+        same.recall({"g": "recalled"})
+        assert same("g") == (expected or Sameness(sense)("g"))
+    assert Sameness("nearly")("g") != "recalled"

@@ -4,9 +4,10 @@ import io
 import json
 import os
 import shutil
+import sqlite3
 import uuid
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ import pytest
 import sqlalchemy as sa
 from rich.console import Console
 
+from optevolve import pipeline
 from optevolve.cli import main
 from optevolve.cli.live import picture
+from optevolve.config_text import preset
+from optevolve.errors import DataError
 from optevolve.records import Job, Measurement, Outcome, Status
+from optevolve.run.folder import open_run
 
 SETTINGS = {
     "search.population": 3,
@@ -56,6 +61,28 @@ def result(text: str) -> Any:
     return best, found["comparisons"]
 
 
+def rows(folder: Path, task: str) -> list[tuple[Any, ...]]:
+    """The final evaluation on a task, as it is stored."""
+    with closing(sqlite3.connect(folder / "study.db")) as connection:
+        query = "select job, fitness from evaluations where stage in ('tune', 'choose', 'evaluate') and task = ? order by job"
+        return connection.execute(query, (task,)).fetchall()
+
+
+def kept(folder: Path) -> list[tuple[Any, ...]]:
+    """What is stored of the run as a whole."""
+    with closing(sqlite3.connect(folder / "study.db")) as connection:
+        studies = connection.execute("select config, version, created, finished from studies").fetchall()
+        return studies + connection.execute("select * from events order by id").fetchall()
+
+
+def unfinish(folder: Path) -> None:
+    """As if the driver had been killed while it measured."""
+    with closing(sqlite3.connect(folder / "study.db")) as connection, connection:
+        connection.execute("update studies set finished = null")
+    with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write('{"event": "start"}\n{"event": "submitted", "job": "initial/0002", "task": "logreg-digits"}\n')
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A finished run, to be copied, and what it found."""
@@ -67,19 +94,121 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return folder, result(said.getvalue())
 
 
-def test_an_extended_run_ends_as_the_larger_run(capsys: pytest.CaptureFixture[str], tmp_path: Path, small: tuple[Path, Any]) -> None:
+def test_an_extended_run_ends_as_the_larger_run_and_what_was_evaluated_beside_it_is_to_be_made_anew(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, small: tuple[Path, Any]
+) -> None:
     large = result(search(capsys, tmp_path / "large", "--json", search__timesteps=2, evaluation__seeds=2)[0])
     shutil.copytree(small[0], tmp_path / "run")
+    further = ["evaluate", str(tmp_path / "run"), "--tasks=quadratics", "--seeds=1", "--workers=1"]
+    assert "Final evaluation on quadratics" in call(capsys, *further)[0]
+    assert rows(tmp_path / "run", "quadratics")
     _, refusal = search(capsys, tmp_path / "run", search__timesteps=2, code=2)
     assert f"optevolve resume {tmp_path / 'run'} --extend search.timesteps=2" in refusal
     grown = ["--extend=search.timesteps=2", "--extend=evaluation.seeds=2"]
     assert result(call(capsys, "resume", str(tmp_path / "run"), *grown, "--workers=1", "--json")[0]) == large
+    assert rows(tmp_path / "run", "quadratics") == []
+    assert rows(tmp_path / "run", "logreg-digits")
     assert "timesteps = 2" in (tmp_path / "run" / "config.toml").read_text()
     shown, _ = call(capsys, "top", str(tmp_path / "run"), "--follow")
     assert "finished" in shown
     assert "evolution" in shown
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert [line["finished"] for line in lines if line["event"] == "end"] == [True, True]
+    assert [line["finished"] for line in lines if line["event"] == "end"] == [True, True, True]
+
+
+OWN = """
+import optevolve.tasks, torch
+class Bad(optevolve.tasks.Task):
+    def model(self):
+        return torch.nn.Linear(1, 1)
+    def batches(self, split, seed):
+        yield optevolve.tasks.Batch(torch.ones(4, 1), torch.ones(4, 1))
+    def loss(self, model, batch):
+        raise RuntimeError("broken")
+    def score(self, model, batch):
+        return torch.tensor(0.0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--set=evaluation.tasks=['own.py:Bad']"], "broken"),
+        (["--set=evaluation.tasks=['cifar10-convnet']"], "No train split of 'cifar10'"),
+        (["--extend=evaluation.seeds=2", "--set=evaluation.tasks=['cifar10-convnet']"], "No train split of 'cifar10'"),
+        (["--set=evaluation.tasks=['digitz']"], "digitz"),
+        (["--extend=evaluation.seeds=2", "--set=evaluation.baselines=['nope']"], "evaluation.baselines.0: expected"),
+        (["--extend=evaluation.seeds=99999999999999999999"], "evaluation.seeds: expected a number that is at most 10,000, got"),
+        (["--extend=evaluation.seeds=2", "--extend=search.timesteps=99999999999"], "search.timesteps: expected a number that is at most"),
+        (["--extend=search.timesteps=2", "--extend=search.children=2"], "got search.children"),
+        (["--extend=evaluation.seeds=2", "--set=seed=3"], "got seed"),
+        (["--extend=evaluation.seeds=2", "--set=workers.memory_limit=8589934592"], "at most 1,048,576 GiB"),
+    ],
+)
+def test_nothing_is_stored_before_the_whole_of_it_is_checked(
+    options: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, small: tuple[Path, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("OPTEVOLVE_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
+    run = shutil.copytree(small[0], tmp_path / "run")
+    before = kept(run), (run / "config.toml").read_text(encoding="utf-8")
+    said = call(capsys, "resume", str(run), "--workers=1", *options, code=2)[1]
+    assert says in " ".join(said.split())
+    assert (kept(run), (run / "config.toml").read_text(encoding="utf-8")) == before
+    assert "finished already" in call(capsys, "resume", str(run))[0]
+
+
+def test_a_folder_in_which_nothing_was_measured_takes_no_config_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("OPTEVOLVE_DATA", str(tmp_path / "data"))
+    with open_run(tmp_path / "run", preset("quick")):
+        pass
+    before = kept(tmp_path / "run")
+    with pytest.raises(DataError, match="No train split of 'cifar10'"):
+        pipeline.search("cifar10-convnet", "quick", out=tmp_path / "run", workers=1)
+    assert kept(tmp_path / "run") == before
+
+
+def test_a_driver_that_was_killed_says_what_it_was_measuring(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, small: tuple[Path, Any]
+) -> None:
+    run = shutil.copytree(small[0], tmp_path / "run")
+    said = "The last sitting was cut off, killed or with the machine, while it measured initial/0002 of task logreg-digits."
+    unfinish(run)
+    assert said in " ".join(call(capsys, "resume", str(run), "--workers=1")[0].split())
+    assert said not in " ".join(call(capsys, "resume", str(run), "--workers=1")[0].split())
+    unfinish(run)
+    with pytest.warns(RuntimeWarning, match=said):
+        pipeline.resume(run, workers=1, progress=False)
+
+
+class Stop(Exception):
+    """The search is about to begin."""
+
+
+@pytest.mark.parametrize(
+    ("options", "recalled"), [([], True), (["evaluation.seeds=2"], True), (["search.timesteps=2"], False), (["search.particles=3"], False)]
+)
+def test_what_was_drawn_is_read_again_unless_the_search_was_extended(
+    options: list[str], recalled: bool, tmp_path: Path, small: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(small[0], tmp_path / "run")
+    unfinish(run)
+    found = []
+
+    def stop(search: Any, _: object) -> None:
+        found.append(set(search.algorithm.known))
+        raise Stop
+
+    monkeypatch.setattr(pipeline, "_hopeful", stop)
+    monkeypatch.setattr(pipeline, "write_results", lambda *_: None)
+    with pytest.warns(RuntimeWarning), pytest.raises(Stop):
+        pipeline.resume(run, workers=1, progress=False, extend=options)
+    assert len(found) == 1
+    assert {"initial/0000", "initial/0001", "initial/0002"} <= found[0] if recalled else not found[0]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from listed import List
 from places import small_disk
 
-from optevolve import surrogate
+from optevolve import pipeline, surrogate
 from optevolve.config import Protocol, Schedule, Workers
 from optevolve.errors import StudyError, TaskError
 from optevolve.records import Job, Outcome, Status
@@ -21,7 +21,6 @@ from optevolve.run.driver import drive
 from optevolve.run.local import LocalRunner, SerialRunner
 from optevolve.run.session import session
 from optevolve.run.store import Study
-from optevolve.run.trial import check_tasks
 
 WHOLE = os.environ.get("OPTEVOLVE_TEST_MISDEEDS") == "all"
 SAMPLE = (
@@ -134,14 +133,21 @@ def test_healthy_measurements_come_out_as_alone(tmp_path: Path, room: Path) -> N
         if reason is not None:
             assert outcome.status is Status.FAILED, job.id
             assert re.match(reason, outcome.reason), job.id
-    assert sum(file.stat().st_size for file in (room / "workers").iterdir()) < 2 * 2 * 2**20 + 2**18
+    logs = list((room / "workers").iterdir())
+    said = "".join(file.read_text(encoding="utf-8", errors="replace") for file in logs)
+    for how, what in (("patches torch", "torch.Tensor.backward"), ("takes many threads", "")):
+        assert re.search(rf"optevolve: misdeeds:Line@how={how} left its process with another .*{re.escape(what)}.*; a new worker", said)
+    assert sum(file.stat().st_size for file in logs) < 2 * 2 * 2**20 + 2**18
 
 
 @pytest.mark.parametrize("how", NAMED if WHOLE else ["kills its parent"])
-def test_a_task_that_breaks_this_machine_s_rules_is_named_before_the_run(how: str, room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_breaks_this_machine_s_rules_is_named_before_the_run(
+    how: str, room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(room))
     with pytest.raises(TaskError, match=rf"Task misdeeds:Line@how={how} cannot be trained: .*{NAMED[how]}"):
-        check_tasks([f"misdeeds:Line@how={how}"])
+        pipeline.search(f"misdeeds:Line@how={how}", "quick", out=tmp_path / "run", workers=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_who_kills_its_parent_is_named_and_who_fills_a_disk_also_where_the_store_is_on_it(room: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -153,6 +154,45 @@ def test_an_npz_file_is_read_like_parquet_files(tmp_path: Path) -> None:
     file.write_bytes(b"PK\x03\x04 and then nothing")
     data._images.cache_clear()
     with pytest.raises(DataError, match="could not be read"):
+        grey()
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("where", ["labels", "pixels", "both", "a bare pickle", "an array's file", "an array's file of pickles"])
+def test_an_npz_file_that_holds_pickles_is_refused_in_one_message_and_nothing_is_unpickled(where: str, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    load = np.empty(4, dtype=object)
+    load[:] = [Payload(taken)] * 4
+    pixels, labels = np.zeros((4, 5, 5, 3), np.uint8), np.zeros(4, np.uint8)
+    file = tmp_path / "grey.npz"
+    if where == "a bare pickle":
+        file.write_bytes(pickle.dumps(Payload(taken)))
+    elif where.startswith("an array's file"):
+        with file.open("wb") as stream:
+            np.save(stream, load if "pickles" in where else labels)
+    else:
+        arrays = {"train_images": pixels if where == "labels" else load, "train_labels": labels if where == "pixels" else load}
+        np.savez(file, **arrays)
+    with pytest.raises(DataError, match=r"grey\.npz could not be read: .*\. Copy or download it again\.$"):
+        grey()
+    assert not taken.exists()
+    assert pickle.loads(pickle.dumps(Payload(taken))) is None
+    assert taken.exists(), "the payload is harmless: the test shows nothing"
+
+
+@pytest.mark.parametrize("labels", [np.array(["a"] * 4), np.full(4, np.nan), np.full(4, 0.5), np.zeros(4, "M8[s]")])
+def test_labels_that_are_no_whole_numbers_are_refused(labels: np.ndarray, tmp_path: Path) -> None:
+    np.savez(tmp_path / "grey.npz", train_images=np.zeros((4, 5, 5, 3), np.uint8), train_labels=labels)
+    with pytest.raises(DataError, match=r"with n whole numbers as labels; found uint8 of shape .* with 4 of "):
         grey()
 
 
