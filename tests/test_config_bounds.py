@@ -112,6 +112,15 @@ def test_a_number_of_workers_that_no_machine_has_is_refused_before_there_is_a_fo
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("seeds", [0, 10**4 + 1, 10**20])
+def test_seeds_that_are_no_part_of_a_config_have_the_same_bounds(seeds: int, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"1 to 10,000 seeds, got 'fast' and {seeds}"):
+        optevolve.compare(["adam"], "quadratics", tmp_path / "out", seeds=seeds)
+    with pytest.raises(ConfigError, match=f"1 to 10,000 seeds, got 'fast', 40 and {seeds}"):
+        optevolve.calibrate(tmp_path / "none.csv", tmp_path / "out", repeats=seeds)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "text",
     [

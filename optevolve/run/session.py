@@ -9,6 +9,7 @@ from pathlib import Path
 
 from optevolve import __version__
 from optevolve.config import RunConfig, Workers
+from optevolve.config_text import checked
 from optevolve.errors import ConfigError, StudyError
 from optevolve.records import Job
 from optevolve.run.definitions import Definitions, definitions_of
@@ -107,8 +108,9 @@ def make_runner(
     """The runner that a config asks for; on this machine, what workers print goes to the folder `logs`.
 
     Raises:
-        ConfigError: if it needs Ray, which is not installed or not there.
+        ConfigError: if a value is out of range, or it needs Ray, which is not installed or not there.
     """
+    workers = checked(RunConfig(workers=workers)).workers  # made in Python, it may hold anything
     memory = None if workers.memory_limit is None else round(workers.memory_limit * 2**30)
     if workers.runner == "local":
         number = number or available_cores()

@@ -19,7 +19,7 @@ from optevolve import pipeline
 from optevolve.cli import main
 from optevolve.cli.live import picture
 from optevolve.config_text import preset
-from optevolve.errors import DataError
+from optevolve.errors import ConfigError, DataError
 from optevolve.records import Job, Measurement, Outcome, Status
 from optevolve.run.folder import open_run
 
@@ -159,6 +159,14 @@ def test_nothing_is_stored_before_the_whole_of_it_is_checked(
     assert says in " ".join(said.split())
     assert (kept(run), (run / "config.toml").read_text(encoding="utf-8")) == before
     assert "finished already" in call(capsys, "resume", str(run))[0]
+
+
+@pytest.mark.parametrize("seeds", [0, 10**4 + 1, 10**20])
+def test_an_evaluation_of_seeds_without_end_is_refused(seeds: int, tmp_path: Path, small: tuple[Path, Any]) -> None:
+    run = shutil.copytree(small[0], tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"evaluation\.seeds: expected a number that is at (least 1|most 10,000), got"):
+        pipeline.evaluate(run, "quadratics", seeds)
+    assert rows(run, "quadratics") == []
 
 
 def test_a_folder_in_which_nothing_was_measured_takes_no_config_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

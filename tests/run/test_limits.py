@@ -53,6 +53,17 @@ def test_a_job_that_nothing_ends_early_takes_the_steps_foreseen(asked: Job, expe
     assert (spent(outcome, "trial"), spent(outcome, "full")) == expected
 
 
+def test_the_steps_of_a_protocol_are_counted_once() -> None:
+    """A runner asks for each worker, four times a second."""
+    asked = [job(replace(RACE, rungs=3000), learning_rate=None, seed=seed) for seed in range(100)]
+    started = time.thread_time()
+    most_steps(asked[0])
+    once = time.thread_time() - started
+    for each in asked:
+        most_steps(each)
+    assert time.thread_time() - started < 5 * once
+
+
 @pytest.mark.parametrize(
     "protocol",
     [

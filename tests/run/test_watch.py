@@ -213,6 +213,12 @@ def test_a_config_names_its_runner(tmp_path: Path) -> None:
         assert runner._memory == 2**29
 
 
+@pytest.mark.parametrize("wrong", [{"memory_limit": 1e300}, {"memory_limit": float("nan")}, {"time_limit": -1.0}, {"retries": 10**20}])
+def test_a_runner_of_values_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"workers.{next(iter(wrong))}: expected"):
+        make_runner(source().fitness, Workers(**wrong), 1)
+
+
 def test_megabytes_of_text_are_cut_where_they_enter(tmp_path: Path) -> None:
     """Reasons, events, the log and warnings, whichever way they come; what is stored says how long it was, and stays as it is."""
     flood = "\ud800\x00\x1b[2J" + "x" * 5_000_000
