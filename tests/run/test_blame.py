@@ -76,7 +76,7 @@ def rows(store: Path) -> list[dict[str, object]]:
         found = []
         for evaluation in connection.execute("select * from evaluations order by turn").fetchall():
             curves = connection.execute("select * from curves where evaluation = ? order by position", (evaluation["id"],)).fetchall()
-            found += [{name: row[name] for name in row.keys() - {"id", "evaluation", "finished_at"}} for row in (evaluation, *curves)]
+            found += [{name: row[name] for name in set(row.keys()) - {"id", "evaluation", "finished_at"}} for row in (evaluation, *curves)]
     return found
 
 
