@@ -111,6 +111,10 @@ class Measurer:
                     return Lost(what) if what else outcome
         except OptevolveError as error:
             return Failure(type(error).__name__, str(error))
+        except BaseException:  # such as a worker that cannot be started: what is at hand is not to stand in the way of the next job
+            if self._runner is not None:
+                self._runner.close()
+            raise
 
     def _ready_runner(self, handed: Mapping[str, Handed]) -> LocalRunner:
         """The runner, whose worker knows of the data at hand."""
