@@ -81,7 +81,7 @@ def test_the_reference_is_the_first_or_one_of_the_zoo_that_joins(tmp_path: Path)
         ({"protocol": "slow"}, ConfigError, "paper or fast"),
         ({"against": "nobody"}, ConfigError, "got 'nobody'"),
         ({"settings": ["weight_decays=[-0.1]"]}, ConfigError, "weight_decays.0: expected a number that is at least 0"),
-        ({"seeds": 0}, ConfigError, "at least 1 seed"),
+        ({"seeds": 0}, ConfigError, "1 to 10,000 seeds, got .* and 0"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(tmp_path: Path, options: dict[str, object], error: type, says: str) -> None:
