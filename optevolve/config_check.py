@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
 
-__all__ = ["NONE", "hints_of", "nearest", "shown", "unknown_key", "validated"]
+__all__ = ["NONE", "hints_of", "nearest", "shown", "unknown_key", "validated", "validated_protocol"]
 
 NONE = "none"  # TOML has no null
 
@@ -65,20 +65,37 @@ def _with_budgets(evaluation: Evaluation, source: str) -> Evaluation:
 
 
 def _budget(task: FinalTask, protocol: Protocol, source: str, place: int) -> ProtocolTable:
-    from pydantic import TypeAdapter, ValidationError
-
     schedule = task.protocol.get("schedule", {})
     whole = dataclasses.asdict(protocol) | task.protocol
     if isinstance(schedule, dict):
         whole["schedule"] = dataclasses.asdict(protocol.schedule) | schedule
-    try:
-        found = TypeAdapter(Protocol).validate_json(json.dumps(_without_none(whole, Protocol), default=str), strict=True)
-    except ValidationError as error:
-        raise ConfigError(_explain(error.errors()[0], source, f"evaluation.tasks.{place}.protocol.")) from error
+    found = validated_protocol(whole, source, f"evaluation.tasks.{place}.protocol.")
     values = {key: getattr(found, key) for key in task.protocol}
     if "schedule" in values:
         values["schedule"] = {key: getattr(found.schedule, key) for key in schedule}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+@functools.cache
+def _protocols() -> TypeAdapter[Protocol]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Protocol)
+
+
+def validated_protocol(table: dict[str, Any], source: str, prefix: str = "protocol.") -> Protocol:
+    """The protocol that a table describes, what it leaves out being the paper's; arguments as of `validated`, and the key of the table.
+
+    Raises:
+        ConfigError: about the first mistake.
+    """
+    from pydantic import ValidationError
+
+    require_bounds(table, source)
+    try:
+        return _protocols().validate_json(json.dumps(_without_none(table, Protocol), default=str), strict=True)
+    except ValidationError as error:
+        raise ConfigError(_explain(error.errors()[0], source, prefix)) from error
 
 
 def _telling(errors: list[ErrorDetails]) -> ErrorDetails:

@@ -1,11 +1,12 @@
 """Text for terminals that do not know every character, and from sources that may hold what a terminal would obey."""
 
 import codecs
+import re
 import sys
 import unicodedata
 from typing import Any
 
-__all__ = ["HANDLER", "clipped", "fitting", "shielded", "tolerate"]
+__all__ = ["HANDLER", "clipped", "fitting", "shielded", "tolerate", "without_passwords"]
 
 HANDLER = "optevolve.readable"  # of encoding errors: a readable spelling in place of what an encoding lacks
 
@@ -19,6 +20,11 @@ _SPELLINGS = {
 }  # fmt: skip
 # Control characters, those that format, such as marks that turn the direction of writing, lone surrogates, ends of lines and paragraphs.
 _OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# Of a URL, also of one that became a path and lost a slash, and of its query.
+_PASSWORDS = (
+    (re.compile(r"(?<=\w\w)(:/+[^\s:]*):\S*@"), r"\1:***@"),
+    (re.compile(r"(?<=[?&])(\w*(?:password|passwd|pwd))=[^&\s]*"), r"\1=***"),
+)
 
 
 def _readable(error: UnicodeError) -> tuple[str, int]:
@@ -61,6 +67,13 @@ def _escape(point: int, long: bool) -> str:
     if point < 0x100 and not long:
         return f"\\x{point:02x}"
     return f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
+
+
+def without_passwords(text: str) -> str:
+    """The text with the passwords of its URLs as three asterisks."""
+    for pattern, instead in _PASSWORDS:
+        text = pattern.sub(instead, text)
+    return text
 
 
 def clipped(text: str, most: int) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from optevolve.printable import fitting, shielded
+from optevolve.printable import fitting, shielded, without_passwords
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "cp437", "utf-8", None])
@@ -28,3 +28,17 @@ def test_every_text_fits_every_encoding(encoding: str | None) -> None:
 )
 def test_control_characters_are_shown_and_not_obeyed(text: str, shown: str) -> None:
     assert shielded(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql+psycopg://me:a/b@c@host/d, see", "postgresql+psycopg://me:***@host/d, see"),
+        ("no run in postgresql:/me:word@host/d there", "no run in postgresql:/me:***@host/d there"),  # as a path it lost a slash
+        ("https://host/d?x=1&password=word&y=2", "https://host/d?x=1&password=***&y=2"),
+        ("postgresql://host:5432/d: a@b", "postgresql://host:5432/d: a@b"),
+        ("C:/tasks.py:Mine@width=3", "C:/tasks.py:Mine@width=3"),
+    ],
+)
+def test_passwords_of_urls_are_not_shown(text: str, shown: str) -> None:
+    assert without_passwords(text) == shown

@@ -15,7 +15,7 @@ from rich.text import Text
 from optevolve.cli.terminal import console, notice, say
 from optevolve.errors import RunEndedError, StudyError
 from optevolve.library.known import headline
-from optevolve.printable import shielded
+from optevolve.printable import shielded, without_passwords
 from optevolve.records import Measurement, Status
 from optevolve.space import parse
 
@@ -42,7 +42,7 @@ def follow(place: str, number: int, every: float) -> None:
     if not _there(place, every):
         return
     with read_run(place) as (study, config), Live(console=screen, auto_refresh=False, transient=False) as live:
-        title = f"{place}: {config.task}"
+        title = f"{without_passwords(place)}: {config.task}"
         known = -1
         try:
             while True:

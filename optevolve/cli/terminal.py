@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from optevolve.printable import clipped, shielded
+from optevolve.printable import clipped, shielded, without_passwords
 
 __all__ = ["console", "error_line", "notice", "print_json", "print_table", "say"]
 
@@ -80,7 +80,7 @@ def _cell(value: Any) -> str:
 
 
 def _shown(text: str) -> str:
-    return shielded(clipped(text, _MOST))
+    return shielded(without_passwords(clipped(text, _MOST)))
 
 
 def _finite(value: Any) -> Any:

@@ -121,7 +121,8 @@ def draw_scores(axes: Axes, shown: Sequence[Comparison], reference: str, baselin
 
 
 def _number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    """What can be drawn: axes of larger numbers overflow."""
+    return value if value is not None and abs(value) < 1e150 else None
 
 
 def descent(lines: Sequence[Line]) -> Figure:
@@ -186,7 +187,7 @@ def _draw_line(axes: Axes, line: Line) -> None:
 
 def _mean_curve(curves: Sequence[TrainingCurve], field: str) -> tuple[list[int], list[float]]:
     """Mean over seeds at the steps that all of them have, where the value was measured."""
-    tables = [{s: v for s, v in zip(c.steps, getattr(c, field), strict=True) if math.isfinite(v)} for c in curves]
+    tables = [{s: v for s, v in zip(c.steps, getattr(c, field), strict=True) if _number(v) is not None} for c in curves]
     steps = sorted(set.intersection(*(set(table) for table in tables))) if tables else []
     steps = [steps[i] for i in thinned(steps)]
     return steps, [sum(table[s] for table in tables) / len(tables) for s in steps]

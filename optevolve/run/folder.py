@@ -6,7 +6,7 @@ A run whose study is on a server has `store.url` in place of `study.db`: one lin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from optevolve.config import RunConfig
 from optevolve.config_text import apply_settings, difference, from_toml, to_toml
 from optevolve.errors import ConfigError, StudyError
 from optevolve.files import write_whole
+from optevolve.printable import without_passwords
 from optevolve.run.older import text_as_now
 from optevolve.run.store import Study, exists, named
 
-__all__ = ["FREE", "config_of", "has_run", "open_run", "read_run", "store_of", "write_text"]
+__all__ = ["FREE", "config_from", "config_of", "has_run", "open_run", "read_run", "store_of", "write_text"]
 
 SHOWN = 8  # differences listed before the rest is counted
 FREE = ("workers.", "compute.")  # keys that are no part of a run: it goes on with others
@@ -48,17 +49,28 @@ def store_of(folder: Path, store: str = "") -> str:
         folder: of the run.
         store: URL given by the user; empty to look into the folder. A study that it does not name is called after the folder.
     Raises:
-        StudyError: if the folder's study is elsewhere.
+        StudyError: if the folder's study is elsewhere, or where it is cannot be read.
     """
-    note = folder / "store.url"
-    noted = note.read_text(encoding="utf-8").strip() if note.is_file() else ""
+    noted = _noted(folder / "store.url")
     if not store:
         return noted or str(folder / "study.db")
     given, public = named(store, folder.resolve().name)
     if (noted or (folder / "study.db").is_file()) and public != noted:
-        kept = noted or folder / "study.db"
+        kept = without_passwords(noted) or folder / "study.db"
         raise StudyError(f"The run in {folder} has its study in {kept}, not in {public}. Leave --store out, or use another --out.")
     return given
+
+
+def _noted(note: Path) -> str:
+    """The store that a folder names; empty if it names none."""
+    if not note.is_file():
+        return ""
+    try:
+        return note.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise StudyError(
+            f"Expected the URL of the run's study in {note}, found what is no text. Write the URL there, as one line, or remove the file."
+        ) from error
 
 
 def has_run(place: Path | str, store: str = "") -> bool:
@@ -68,14 +80,20 @@ def has_run(place: Path | str, store: str = "") -> bool:
 
 def config_of(study: Study) -> RunConfig:
     """The config that a study was started with, or was extended to; what only older versions took is read as what it did."""
-    source = f"the config stored in {study.where}"
+    return config_from(study.config_text, f"the config stored in {study.where}")
+
+
+def config_from(text: str, source: str) -> RunConfig:
+    """As `config_of`, from its text; `source` names that in messages.
+
+    Raises:
+        ConfigError: if it is no config.
+    """
     try:
-        return from_toml(study.config_text, base=RunConfig(), source=source)
+        return from_toml(text, base=RunConfig(), source=source)
     except ConfigError:
-        try:
-            text = text_as_now(study.config_text, source)
-        except ValueError:
-            text = study.config_text
+        with suppress(ValueError):
+            text = text_as_now(text, source)
         return from_toml(text, base=RunConfig(), source=source)
 
 

@@ -6,10 +6,8 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from optevolve.config import RunConfig
-from optevolve.config_text import from_toml
 from optevolve.errors import StudyError
-from optevolve.run.folder import has_run, store_of
+from optevolve.run.folder import config_from, has_run, store_of
 from optevolve.run.store.copying import copy_database
 from optevolve.run.store.verify import Soundness, verify
 
@@ -38,9 +36,7 @@ def verify_run(folder: str | Path, *, repair: bool = False) -> Soundness:
         copy_database(store, copy)
         return copy
 
-    return verify(
-        store, repair=save if repair else None, check_config=lambda text: from_toml(text, base=RunConfig(), source="its stored config")
-    )
+    return verify(store, repair=save if repair else None, check_config=lambda text: config_from(text, "its stored config"))
 
 
 def backup_run(folder: str | Path, to: str | Path) -> Path:

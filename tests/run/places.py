@@ -19,6 +19,7 @@ from optevolve.records import Job, Measurement, Outcome, Proposal, Status, Train
 
 POSTGRES = os.environ.get("OPTEVOLVE_TEST_POSTGRES")
 CONFIG = 'task = "digits"\n'
+GENOME = '{"kind":"plain","sign":1,"slots":[["x",["g"],[null]]]}'
 
 
 @contextmanager
@@ -61,7 +62,7 @@ def execute(store: str, *statements: str) -> list[tuple[object, ...]]:
 def sample(ident: str, stage: str = "initial", **outcome: object) -> Measurement:
     job = Job(ident, "g", "digits", Protocol(), seed=1)
     curve = TrainingCurve(0.1, 1, (1, 2), (2.0, math.inf), (math.nan, 0.5), (0.1, -math.inf))
-    proposal = Proposal(ident, "g", '{"a": 1}', rejected=(("g*g", "does not descend"),))
+    proposal = Proposal(ident, "g", GENOME, stage, rejected=(("g*g", "does not descend"),))
     return Measurement(stage, job, replace(Outcome(Status.COMPLETED, 0.5, 0.1, curves=(curve,), steps=2), **outcome), proposal)
 
 

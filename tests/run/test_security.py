@@ -121,7 +121,7 @@ def test_hostile_settings_are_values_and_never_code() -> None:
 
 def sample(rule: str = "g") -> Measurement:
     job = Job("initial/0000", rule, "digits", preset("quick").initial.protocol, 0)
-    return Measurement("initial", job, Outcome(Status.COMPLETED, 0.5, 0.1), Proposal("initial/0000", rule, "{}", "initial"))
+    return Measurement("initial", job, Outcome(Status.COMPLETED, 0.5, 0.1), Proposal("initial/0000", rule, "", "initial"))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_what_reads_a_run_imports_no_task(tmp_path: Path, monkeypatch: pytest.Mo
     with open_run(tmp_path / "run", config) as (study, _):
         study.record(replace(sample(), job=replace(sample().job, task=task)))
         for found in final({"evolved-01": [0.5, 0.6], "adamw": [0.4, 0.3]}, {"evolved-01": [0.5], "adamw": [0.4]}, task=task):
-            study.record(found)
+            study.record(replace(found, job=replace(found.job, rule="g")))
         study.finish()
         study.note("reported")
     for command in (

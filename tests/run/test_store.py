@@ -26,6 +26,7 @@ from optevolve.run.store.tables import METADATA, SCHEMA_TABLE
 
 numbers = st.floats(allow_nan=False).map(lambda x: x + 0.0)  # SQLite forgets the sign of zero
 optional = st.none() | numbers
+scores = st.sampled_from([math.inf, -math.inf]) | st.floats(-1e150, 1e150).map(lambda x: x + 0.0)
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 seeds = st.integers(-(2**63), 2**63 - 1)
 protocols = st.builds(
@@ -63,15 +64,15 @@ def measurements(draw: st.DrawFn, ident: str) -> Measurement:
     status = draw(st.sampled_from(Status))
     outcome = Outcome(
         status,
-        draw(numbers if status is Status.COMPLETED else st.none() | numbers),
+        draw(scores if status is Status.COMPLETED else st.none() | scores),
         draw(st.none() | numbers),
         draw(texts),
         tuple(draw(st.lists(training_curves(), max_size=3))),
         draw(st.integers(0, 2**40)),
         draw(numbers),
-        interval=draw(st.none() | st.tuples(numbers, numbers)),
+        interval=draw(st.none() | st.tuples(scores, scores)),
         weight_decay=draw(numbers),
-        task_scores=tuple(draw(st.lists(numbers, max_size=3))),
+        task_scores=tuple(draw(st.lists(scores, max_size=3))),
         device=draw(st.sampled_from(["", "cpu", "cuda"])),
     )
     rejected = st.lists(st.tuples(texts, texts), max_size=3).map(tuple)

@@ -11,10 +11,12 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from places import CONFIG, execute, raw, sample
 
+from optevolve.cli import main
 from optevolve.config import Protocol, Schedule
 from optevolve.errors import StudyError
 from optevolve.records import Job
 from optevolve.run import migrations
+from optevolve.run.folder import store_of
 from optevolve.run.store import Entry, Study
 from optevolve.run.store.tables import METADATA, SCHEMA_TABLE
 
@@ -154,6 +156,42 @@ def test_a_server_that_cannot_be_reached_is_named_without_its_password() -> None
     ) as caught:
         Study.open(url, patience=2)
     assert "secret" not in str(caught.value)
+
+
+NO_STORES = [
+    "post-gresql+psycopg://u:secret@h/d",
+    "my postgres://u:secret@h/d",
+    "postgresql+psycopg://u:secret@h:abc/d",
+    "postgresql+psycopg://u:sec/secret@ret@h:abc/d",
+    "postgresql+nope://u:secret@h/d",
+    "postgresql+psycopg://u:secret@h",
+    "oracle://u:secret@h/d?password=secret&x=1",
+    "oracle://h/d?sslpassword=secret",
+    "postgresql+nope://u:sec secret@h",
+]
+
+
+@pytest.mark.parametrize("url", NO_STORES)
+def test_what_is_no_store_is_refused_without_its_password(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(StudyError, match="Expected a path") as caught:
+        Study.open(url)
+    assert "secret" not in str(caught.value)
+    assert "***" in str(caught.value)
+    (tmp_path / "store.url").write_text(url)
+    for arguments in (["top", url], ["top", str(tmp_path)], ["resume", url], ["verify", str(tmp_path)]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        said = capsys.readouterr()
+        assert ended.value.code == 2
+        assert said.err.startswith("Error: ")
+        assert " secret" in url or "secret" not in said.err + said.out  # a path with a blank in it is two words
+
+
+@pytest.mark.parametrize("held", [b"\xff\xfe", b"postgresql://\x80"])
+def test_a_folder_whose_note_is_no_text(held: bytes, tmp_path: Path) -> None:
+    (tmp_path / "store.url").write_bytes(held)
+    with pytest.raises(StudyError, match="Expected the URL of the run's study"):
+        store_of(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from sqlalchemy import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from optevolve.errors import StudyError
+from optevolve.printable import without_passwords
 
 __all__ = ["Held", "Mode", "Place", "driver_name", "named", "place_of", "process_here"]
 
@@ -100,14 +101,22 @@ def place_of(store: str | Path) -> Place:
     expected = "Expected a path, 'sqlite:///PATH' or 'postgresql+psycopg://USER@HOST/DATABASE' as the store"
     try:
         url: URL = make_url(store)
-    except ArgumentError as error:
-        raise StudyError(f"{expected}, found {store!r}.") from error
+    except (ArgumentError, ValueError) as error:  # ValueError: of a port that is no number
+        raise StudyError(f"{expected}, found {_public(store)!r}.") from error
     backend = url.get_backend_name()
     if backend == "sqlite" and url.database and url.database != ":memory:":
         return SqliteFile(Path(url.database))
     if backend == "postgresql" and url.get_driver_name() in {"psycopg", "psycopg2"} and url.database:  # psycopg2 is what no name means
         return PostgresDatabase(url)
-    raise StudyError(f"{expected}, found {url.render_as_string(hide_password=True)!r}.")
+    raise StudyError(f"{expected}, found {_public(store)!r}.")
+
+
+def _public(store: str) -> str:
+    """What was given as a store, be it a URL or none, without passwords: these may hold any character."""
+    start, mark, rest = store.partition("://")
+    login, at, place = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    return without_passwords(f"{start}{mark}{user}{colon and ':***'}{at}{place}")
 
 
 def named(store: str, study: str) -> tuple[str, str]:

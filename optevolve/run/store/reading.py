@@ -19,10 +19,12 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Connection, Double, Float, Integer, Row, Select, Text, cast, select
 
 from optevolve.config import Protocol, Schedule
-from optevolve.errors import StudyError
+from optevolve.config_check import validated_protocol
+from optevolve.contestants import CHOOSE, EVALUATE, TUNE
+from optevolve.errors import ConfigError, StudyError
 from optevolve.records import Job, Measurement, Outcome, Proposal, Split, Status, TrainingCurve
 from optevolve.run.older import read_as_now
-from optevolve.run.store.rows import said
+from optevolve.run.store.rows import LARGEST_SCORE, kept_score, said
 from optevolve.run.store.tables import curves, evaluations, events, proposals, rejections
 
 __all__ = ["Event", "events_of", "fetch", "fingerprints", "measurements", "proposals_by_id"]
@@ -30,8 +32,8 @@ __all__ = ["Event", "events_of", "fetch", "fingerprints", "measurements", "propo
 _LONGEST_ID = 4096
 _WORDS = {"Infinity": math.inf, "-Infinity": -math.inf}
 # What ids are made of, by stage: `optevolve.contestants.place_of` reads names and seeds off them.
-_IDS = {"tune": re.compile(r"tune/.+/[^/]+", re.DOTALL)}
-_IDS |= {stage: re.compile(rf"{stage}/.+/[^/]+/seed-[0-9]{{1,9}}", re.DOTALL) for stage in ("choose", "evaluate")}
+_IDS = {TUNE: re.compile(rf"{TUNE}/.+/[^/]+", re.DOTALL)}
+_IDS |= {stage: re.compile(rf"{stage}/.+/[^/]+/seed-[0-9]{{1,9}}", re.DOTALL) for stage in (CHOOSE, EVALUATE)}
 _STATUS = {status.value: status for status in Status}
 _SPLIT = {split.value: split for split in Split}
 _ROUND = re.compile(r"eliminate/[0-9]{1,9}")
@@ -113,15 +115,17 @@ _check_rejection = _Checked("rejections", _REJECTION)
 def _protocol(text: str) -> tuple[Protocol, str]:
     """A protocol from its JSON, whose tuples came back as lists, and the device that each had before there was one for a whole run.
 
-    What an older version did not know has its default, and what only it took is read as what it did.
+    What an older version did not know has its default, and what only it took is read as what it did. Each distinct text is checked once.
     """
     values = read_as_now(json.loads(text))
     plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     device = str(plain.pop("device", ""))
+    try:
+        validated_protocol({name: value for name, value in values.items() if name != "device"}, "its protocol", "")
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
     plain["schedule"] = Schedule(**values["schedule"])
-    found = Protocol(**plain)
-    hash(found)  # what is no plain value cannot be compared either
-    return found, device
+    return Protocol(**plain), device
 
 
 def _floats(text: str) -> tuple[float, ...]:
@@ -136,13 +140,13 @@ def _scores(text: str) -> tuple[float, ...]:
     found = _floats(text)
     if any(map(math.isnan, found)):
         raise ValueError("a task's score is NaN")
-    return found
+    return tuple(kept_score(score, "a task's score") for score in found)
 
 
 def _steps(text: str) -> tuple[int, ...]:
     values = json.loads(text)
-    if not isinstance(values, list) or any(type(value) is not int for value in values):
-        raise TypeError(f"expected a list of whole numbers, found {text[:80]!r}")
+    if not isinstance(values, list) or any(type(value) is not int or not -(2**63) <= value < 2**63 for value in values):
+        raise TypeError(f"expected a list of whole numbers of at most 63 bits, found {text[:80]!r}")
     return tuple(values)
 
 
@@ -197,7 +201,12 @@ def _measurement(row: Row[Any], points: tuple[TrainingCurve, ...], origin: Propo
         raise ValueError("an interval has one end")
     if fitness is None and status == Status.COMPLETED:
         raise ValueError("it is completed and has no fitness")
+    if rate is None and status == Status.COMPLETED and stage == TUNE:
+        raise ValueError("it is a completed tuning and has no learning rate")
     how, old = _protocol(protocol)
+    for score in (fitness, low, high):
+        if score is not None and not -LARGEST_SCORE <= score <= LARGEST_SCORE:
+            kept_score(score, "its fitness or interval")
     interval = None if low is None else (low, high)
     outcome = Outcome(
         _STATUS[status], fitness, rate, said(reason), points, steps, seconds, interval, decay, _scores(scores), said(device or old)
@@ -293,6 +302,10 @@ def proposals_by_id(connection: Connection, study: int) -> dict[str, Proposal]:
         raise StudyError(_changed("A proposal in the store", error)) from error
 
 
+# By kind of event, the detail without which it says nothing.
+_SAID = {"ended": "reason", "floors": "said"}
+
+
 @dataclass(frozen=True)
 class Event:
     """Something that happened to a run, such as an interruption."""
@@ -309,8 +322,12 @@ def events_of(connection: Connection, condition: ColumnElement[bool]) -> list[Ev
         StudyError: if the rows do not hold what a record holds.
     """
     found = fetch(connection, select(events.c.at, events.c.kind, events.c.detail).where(condition).order_by(events.c.id))
-    if any(not (isinstance(row.at, datetime) and isinstance(row.kind, str) and isinstance(row.detail, dict)) for row in found):
-        raise StudyError(_changed("An event in the store", TypeError("expected a time, a word and a table")))
+    for row in found:
+        if not (isinstance(row.at, datetime) and isinstance(row.kind, str) and isinstance(row.detail, dict)):
+            raise StudyError(_changed("An event in the store", TypeError("expected a time, a word and a table")))
+        key = _SAID.get(row.kind)
+        if key is not None and not isinstance(row.detail.get(key), str):
+            raise StudyError(_changed(f"An event {row.kind!r} in the store", TypeError(f"expected text under {key!r}")))
     return [Event(row.at.replace(tzinfo=UTC), row.kind, row.detail) for row in found]
 
 

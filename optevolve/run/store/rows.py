@@ -11,9 +11,9 @@ from optevolve.config import Protocol
 from optevolve.printable import clipped
 from optevolve.records import Measurement, Outcome, Proposal, TrainingCurve
 
-__all__ = ["canonical", "curve_row", "evaluation_row", "plain", "proposal_row", "rejection_rows", "said"]
+__all__ = ["LARGEST_SCORE", "canonical", "curve_row", "evaluation_row", "kept_score", "plain", "proposal_row", "rejection_rows", "said"]
 
-
+LARGEST_SCORE = 1e150  # in size, of what is finite
 _REASON = 1000  # characters of a message that are kept: an exception of a task may say megabytes
 _DETAIL = 4000  # and of an event's
 
@@ -44,6 +44,21 @@ def _real(value: float, what: str) -> float:
     return found
 
 
+def kept_score(value: float, what: str) -> float:
+    """A score as a database keeps it: one that is finite is at most 1e150 in size, for means and variances of larger ones overflow.
+
+    Raises:
+        ValueError: if it is larger, or NaN.
+    """
+    if LARGEST_SCORE < abs(value) < math.inf:
+        raise ValueError(f"{what} is {value:g}, expected at most {LARGEST_SCORE:g} in size")
+    return _real(value, what)
+
+
+def _kept_interval(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    return None if interval is None else (kept_score(interval[0], "an interval"), kept_score(interval[1], "an interval"))
+
+
 def _count(value: int, what: str) -> int:
     """A whole number of at most 63 bits, which is what a database keeps."""
     if not -(2**63) <= value < 2**63:  # of NaN too
@@ -61,17 +76,16 @@ def canonical(outcome: Outcome) -> Outcome:
     Whole numbers given for floats become floats, zero loses its sign, text what no database takes, and messages their end if they are long.
 
     Raises:
-        ValueError: if a number is NaN where a record has none, a count has more than 63 bits, or a curve's parts differ in length.
+        ValueError: if a number is NaN where a record has none, a score is too large, a count has more than 63 bits, or a curve's parts
+            differ in length.
     """
     return replace(
         outcome,
-        fitness=_number(outcome.fitness, "the fitness"),
-        interval=None
-        if outcome.interval is None
-        else (_real(outcome.interval[0], "an interval"), _real(outcome.interval[1], "an interval")),
+        fitness=None if outcome.fitness is None else kept_score(outcome.fitness, "the fitness"),
+        interval=_kept_interval(outcome.interval),
         learning_rate=_number(outcome.learning_rate, "the chosen learning rate"),
         weight_decay=_real(outcome.weight_decay, "the chosen weight decay"),
-        task_scores=tuple(_real(score, "a task's score") for score in outcome.task_scores),
+        task_scores=tuple(kept_score(score, "a task's score") for score in outcome.task_scores),
         reason=said(outcome.reason),
         device=said(outcome.device),
         steps=_count(outcome.steps, "the number of steps"),
@@ -121,9 +135,10 @@ def evaluation_row(study: int, entry: Measurement, turn: int, fingerprint: str, 
     """The row of a measurement, without its curves and proposal.
 
     Raises:
-        ValueError: if a number is NaN or the seed has more than 63 bits.
+        ValueError: if a number is NaN, a score is too large or the seed has more than 63 bits.
     """
     job, outcome = entry.job, entry.outcome
+    low, high = _kept_interval(outcome.interval) or (None, None)
     _count(job.seed, f"the seed of job {job.id!r}")
     return {
         "study": study,
@@ -141,12 +156,12 @@ def evaluation_row(study: int, entry: Measurement, turn: int, fingerprint: str, 
         "fixed_weight_decay": _number(job.weight_decay, "the job's weight decay"),
         "status": outcome.status.value,
         "reason": said(outcome.reason),
-        "fitness": _number(outcome.fitness, "the fitness"),
-        "interval_low": None if outcome.interval is None else _number(outcome.interval[0], "the interval"),
-        "interval_high": None if outcome.interval is None else _number(outcome.interval[1], "the interval"),
+        "fitness": None if outcome.fitness is None else kept_score(outcome.fitness, "the fitness"),
+        "interval_low": low,
+        "interval_high": high,
         "learning_rate": _number(outcome.learning_rate, "the chosen learning rate"),
         "weight_decay": _number(outcome.weight_decay, "the chosen weight decay"),
-        "task_scores": _to_json(_number(score, "a task's score") or 0.0 for score in outcome.task_scores),
+        "task_scores": _to_json(kept_score(score, "a task's score") for score in outcome.task_scores),
         "device": said(outcome.device),
         "steps": int(outcome.steps),
         "seconds": _number(outcome.seconds, "the duration"),

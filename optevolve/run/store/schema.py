@@ -1,21 +1,24 @@
-"""The schema of a database, brought up to date by Alembic's migrations or refused."""
+"""The schema of a database, brought up to date by Alembic's migrations or refused, and compared with this version's tables."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from alembic import command
+from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, Index, inspect
 
 from optevolve.errors import StudyError
 from optevolve.run.store.place import Place
 from optevolve.run.store.tables import METADATA, SCHEMA_TABLE
 
-__all__ = ["migrate"]
+__all__ = ["differences", "migrate", "require_no_strangers", "strangers"]
 
 _MIGRATIONS = Path(__file__).parents[1] / "migrations"
-_READ_ALIKE = {"0006"}  # older schemas that a reader needs not tell apart from this one: it has an index more
+_READ_ALIKE = {"0006": {"ix_evaluations_study_proposal"}}  # older schemas that a reader need not tell apart → the indexes they lack
 
 
 def migrate(connection: Connection, place: Place, *, create: bool, read_only: bool) -> None:
@@ -32,6 +35,8 @@ def migrate(connection: Connection, place: Place, *, create: bool, read_only: bo
         found = f"a database with tables {', '.join(sorted(strangers)[:5])}" if strangers else "an empty database"
         remedy = "Give the folder of a run, or an empty or new folder or database to start one."
         raise StudyError(f"Expected a study in {place.shown}, found {found}. {remedy}")
+    if not read_only:
+        require_no_strangers(connection, place)
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
@@ -55,3 +60,55 @@ def migrate(connection: Connection, place: Place, *, create: bool, read_only: bo
             f"The study in {place.shown} has the older schema {found_revision!r}. `optevolve resume` on its folder migrates it."
         )
     command.upgrade(config, "head")
+
+
+def strangers(connection: Connection) -> list[tuple[str, str]]:
+    """The triggers and views of a study's file, which no version makes, each as its type and name: what is in them runs unasked.
+
+    None on a server, where whoever makes them may as well write to the tables themselves.
+    """
+    if connection.dialect.name != "sqlite":
+        return []
+    found = connection.exec_driver_sql("SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view') ORDER BY type, name")
+    return [(str(row.type), str(row.name)) for row in found]
+
+
+def require_no_strangers(connection: Connection, place: Place) -> None:
+    """Refuses a file with triggers or views before anything is written to it.
+
+    Raises:
+        StudyError: if it has any.
+    """
+    for kind, name in strangers(connection)[:1]:
+        raise StudyError(
+            f"The study in {place.shown} has a {kind}, {name[:80]!r}, which no run makes: what is in it would run whenever something is "
+            "stored. 'optevolve verify --repair' on the run's folder removes it; then look at what it did before."
+        )
+
+
+def differences(connection: Connection) -> Iterator[tuple[str, Index | None]]:
+    """How the tables differ from this version's, in words, each with the index to be made where one is missing.
+
+    Of an older schema that is read as this one, what it is known to lack does not count. Tables of others, and indexes that somebody added
+    without making values unique, do no harm.
+    """
+
+    def ours(_: Any, name: str | None, kind: str, found: bool, other: Any) -> bool:
+        return kind != "table" or name in METADATA.tables
+
+    context = MigrationContext.configure(connection, opts={"version_table": SCHEMA_TABLE, "compare_type": True, "include_object": ours})
+    lacking = _READ_ALIKE.get(str(context.get_current_revision()), set())
+    for change in compare_metadata(context, METADATA):
+        whole = not isinstance(change, list)  # else what is another of a column
+        first = change if whole else change[0]
+        verb, _, noun = first[0].partition("_")
+        of = first[-1] if whole else first[3]
+        name = str(getattr(of, "name", of))
+        if isinstance(of, Index) and verb == "add":
+            if name not in lacking:
+                yield f"the index {name!r} is missing", of
+        elif not isinstance(of, Index) or of.unique:
+            yield f"the {noun} {name[:80]!r} is {_DIFFERS[verb]}" if whole else f"the {noun} of {first[2]}.{name} is another", None
+
+
+_DIFFERS = {"add": "missing", "remove": "one too many"}
