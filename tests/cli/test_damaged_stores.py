@@ -21,7 +21,7 @@ from optevolve.cli import main
 WANTED = os.environ.get("OPTEVOLVE_TEST_EDITS")
 EDITS = int(WANTED or "60")
 # What a command says that is no damage of the store: a run that is too early for it, ended early, or was measured by another config.
-ELSEWHERE = ("Expected a finished run", "The run ended early", "holds another job", "Task ", "Unknown task")
+ELSEWHERE = ("Expected a finished run", "The run ended early", "holds another job", "holds another proposal", "Task ", "Unknown task")
 pytestmark = pytest.mark.timeout(0 if WANTED else 300)
 SETTINGS = [
     *(
