@@ -1,5 +1,6 @@
 """The page: what it holds, that it loads nothing, that nothing it shows can become markup, and that it copes with any run."""
 
+import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -303,12 +304,15 @@ def test_file_appears_whole_or_not_at_all(study, tmp_path: Path, monkeypatch):
     assert before.startswith("<!DOCTYPE html>")
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
-    def full_disk(self, data):
-        with self.open("wb") as file:
-            file.write(data[:100])
-        raise OSError(28, "No space left on device")
+    class FullDisk(io.FileIO):
+        def write(self, data):
+            super().write(data[:100])
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    whole = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda self, mode="r", *how, **named: FullDisk(self, mode) if mode == "wb" else whole(self, mode, *how, **named)
+    )
     with pytest.raises(StudyError, match=r"Cannot write the report .*No space left on device.*free some space"):
         write_report(path, **{**given, "title": "Another"})
     assert path.read_text(encoding="utf-8") == before
