@@ -11,7 +11,7 @@ from optevolve.compile import build
 from optevolve.library import ZOO
 from optevolve.space import parse
 from tests.compile.agreement import random_rules
-from tests.compile.selection import ZOO_NAMES
+from tests.compile.selection import WHOLE, ZOO_NAMES, some
 from tests.compile.torch_checks import SCHEDULERS
 
 TOTAL = 50
@@ -59,15 +59,15 @@ def test_compiled_training_step_does_not_recompile_as_lr_changes(name: str, lr) 
     compiled_beside_eager(NAMED[name], lr)
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", some(list(NAMED), 0, 5))
 def test_zoo_rules_compile(name: str) -> None:
     """With a tensor as learning rate, which compiles once."""
     compiled_beside_eager(NAMED[name], torch.tensor(0.01))
 
 
 def test_random_rules_compile() -> None:
-    """Ten of the 200 rules of `test_contract`, every twentieth: tracing takes a quarter of a second per rule."""
-    for rule in random_rules(200)[::20]:
+    """Every twentieth of the 200 rules of `test_contract`, or all: tracing takes seconds per rule."""
+    for rule in random_rules(200)[:: 1 if WHOLE else 20]:
         compiled_beside_eager(rule, torch.tensor(0.01))
 
 
