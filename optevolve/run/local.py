@@ -253,17 +253,19 @@ class LocalRunner:
 
     def _done(self, worker: WorkerProcess, run: _Run, message: Done) -> list[tuple[str, Outcome]]:
         worker.look()
-        if isinstance(message.found, OptevolveError):
+        found = message.found
+        if isinstance(found, Outcome) and found.status is not Status.FAILED:
+            self._limit.learn(run.job, found, worker.time.seconds / worker.time.clock if worker.time.clock > 0 else 1.0)
             self._release(worker, message)
-            self._errors.append(message.found)
-            return []
-        if message.found.status is Status.FAILED:
-            filled = _filled(run.free, self._disks.nearly_full(), worker.written.bytes)
-            reason = f"wrote {filled}, which its task or its rule must not; {message.found.reason}" if filled else message.found.reason
-            return self._failure(worker, replace(message.found, reason=reason), message)
-        self._limit.learn(run.job, message.found, worker.time.seconds / worker.time.clock if worker.time.clock > 0 else 1.0)
+            return [(run.job.id, found)]
+        if filled := _filled(run.free, self._disks.nearly_full(), worker.written.bytes):
+            failed = found if isinstance(found, Outcome) else Outcome(Status.FAILED, reason=str(found), seconds=worker.time.clock)
+            found = replace(failed, reason=f"wrote {filled}, which its task or its rule must not; {failed.reason}")
+        if isinstance(found, Outcome):
+            return self._failure(worker, found, message)
         self._release(worker, message)
-        return [(run.job.id, message.found)]
+        self._errors.append(found)
+        return []
 
     def _release(self, worker: WorkerProcess, message: Done) -> None:
         """The worker's job is over; it is replaced if it has measured much, or its jobs leave it larger and larger."""

@@ -49,14 +49,17 @@ class Traces:
 
     def __init__(self) -> None:
         self._settings = _settings()
+        self._path, self._finders = tuple(sys.path), tuple(sys.meta_path)
         self._variables = {_variable(name) for name in os.environ}
         self._names = {where: dict(names) for where, names in _namespaces()}
 
     def changed_since(self, before: Traces) -> str:
-        """What is another than it was, in words; empty if nothing. A name or path that is new counts where it hides one that was there."""
+        """What is another than it was, in words; empty if nothing. What is new counts where it hides what was there."""
         for name, value in before._settings.items():
             if self._settings.get(name, value) != value or (name in before._variables and name not in self._variables):
                 return name
+        if self._path[: len(before._path)] != before._path or self._finders != before._finders:
+            return "search path of modules"
         for where, names in before._names.items():
             now = self._names.get(where, {})
             for name, value in names.items():

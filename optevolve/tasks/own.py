@@ -88,7 +88,7 @@ def _module(name: str, place: str) -> ModuleType:
     try:
         importlib.invalidate_caches()
         return importlib.import_module(place)
-    except Exception as error:  # the module is the user's: importing it may raise anything, and the cause stays attached
+    except (Exception, SystemExit) as error:  # the module is the user's: importing it may raise anything, and the cause stays attached
         absent = isinstance(error, ModuleNotFoundError) and error.name is not None and (place + ".").startswith(error.name + ".")
         if absent:
             raise TaskError(
@@ -120,8 +120,11 @@ def _file(name: str, place: str) -> ModuleType:
     _set_importing(spec, True)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the file is the user's: running it may raise anything, and the cause stays attached
-        del sys.modules[key]
+    except BaseException as error:
+        del sys.modules[key]  # half of a module is none, also after Ctrl-C
+        if not isinstance(error, Exception | SystemExit):
+            raise
+        # The file is the user's: running it may raise anything, and the cause stays attached.
         raise TaskError(f"Task {name!r}: importing {place} raised {type(error).__name__}: {error}. Mend the file.") from error
     finally:
         _set_importing(spec, False)

@@ -96,6 +96,13 @@ def differences(connection: Connection) -> Iterator[tuple[str, Index | None]]:
     def ours(_: Any, name: str | None, kind: str, found: bool, other: Any) -> bool:
         return kind != "table" or name in METADATA.tables
 
+    there = inspect(connection)
+    tables = [table for table in METADATA.tables.values() if there.has_table(table.name)]
+    columns = {table.name: {column["name"] for column in there.get_columns(table.name)} for table in tables}
+    lost = [column.name for table in tables for column in table.columns if column.name not in columns[table.name]]
+    yield from ((f"the column {name!r} is missing", None) for name in lost)
+    if lost:  # what a key of another table names may be among them, so that no comparison can be made
+        return
     context = MigrationContext.configure(connection, opts={"version_table": SCHEMA_TABLE, "compare_type": True, "include_object": ours})
     lacking = _READ_ALIKE.get(str(context.get_current_revision()), set())
     for change in compare_metadata(context, METADATA):
