@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -36,8 +35,6 @@ SERVER_LOST = 255 if sys.platform == "linux" else None
 # Imported by the server, in this order; the second loads torch.
 _AHEAD = ["optevolve.run.ahead", "optevolve.surrogate"]
 
-_TRIES, _PAUSE = 30, 0.1  # to start a process whose server is killed meanwhile, with seconds between
-
 _starting = threading.RLock()
 
 
@@ -49,16 +46,9 @@ class _Process(_Start):
         self._definitions = definitions
 
     def start(self) -> None:
-        """See `multiprocessing.Process.start`. A server that is killed on the way is replaced."""
+        """See `multiprocessing.Process.start`."""
         with _main_unnamed():
-            for left in reversed(range(_TRIES)):
-                try:
-                    super().start()
-                    return
-                except (EOFError, ConnectionError, FileNotFoundError):
-                    if SERVER_LOST is None or not left:
-                        raise
-                    time.sleep(_PAUSE)
+            super().start()
 
     def __getstate__(self) -> dict[str, Any]:
         streams = {}

@@ -2,14 +2,9 @@
 
 import subprocess
 import sys
-import threading
-from multiprocessing import forkserver
 from pathlib import Path
 
-import psutil
 import pytest
-
-from optevolve.run.spawning import WorkerContext
 
 # No guard, and a class that lives here alone; the second process is started by a thread, as a replaced worker is.
 SCRIPT = """
@@ -41,22 +36,6 @@ def test_main_is_not_run_again(way: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.split("\n")) == ["", "again", "exit 0", "exit 0", "hello", "main runs"]
     assert done.stderr == ""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes have no server")
-def test_a_server_that_is_killed_while_a_process_starts_is_replaced() -> None:
-    context = WorkerContext()
-    server = forkserver._forkserver  # type: ignore[attr-defined]
-    for seconds in (0.0, 0.2):
-        context.Process(target=int).start()
-        victim = psutil.Process(server._forkserver_pid)
-        victim.suspend()  # so that the next start waits for an answer that does not come
-        threading.Timer(seconds, victim.kill).start()
-        process = context.Process(target=int)
-        process.start()
-        process.join()
-        assert process.exitcode == 0
-        assert server._forkserver_pid != victim.pid
 
 
 def test_other_threads_find_the_main_module_meanwhile() -> None:
