@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 import pytest
@@ -67,7 +66,6 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Of 16 MiB, where tasks write."""
-    get_temp_dir()  # the server of workers outlives the tests, and its socket must not lie on this disk
     folder = tmp_path_factory.mktemp("small") / "disk"
     with small_disk(folder, "16M"), pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPTEVOLVE_TEST_DISK", str(folder))
