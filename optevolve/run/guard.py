@@ -6,11 +6,9 @@ On Linux alone, where a process can be told to end with its parent and to adopt 
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ import psutil
 
 from optevolve.run.own_time import family
 
-__all__ = ["Ended", "begin_guarded", "end_with_driver"]
+__all__ = ["Ended", "begin_guarded"]
 
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 
@@ -39,7 +37,7 @@ class Ended:
 def begin_guarded(jobs: Connection, others: Iterable[Connection] = ()) -> None:
     """Goes on as the worker, in a child of this process and a process group of its own; this process waits for it and ends as it does.
 
-    The worker ends with its guard, and the guard with its driver, even while a candidate holds the interpreter's lock.
+    The worker ends with its guard, and the guard with the thread that started it, even while a candidate holds the interpreter's lock.
     What a candidate starts becomes the child of either when those that started it are gone, so that it is found.
 
     Args:
@@ -64,7 +62,6 @@ def begin_guarded(jobs: Connection, others: Iterable[Connection] = ()) -> None:
 
 def _guard(worker: int, jobs: Connection, others: Iterable[Connection]) -> None:
     """Waits for the worker, kills what it has left behind, and ends as it did."""
-    threading.Thread(target=end_with_driver, daemon=True, name="end-with-driver").start()
     for connection in others:
         connection.close()
     found, status = os.wait()
@@ -77,14 +74,3 @@ def _guard(worker: int, jobs: Connection, others: Iterable[Connection]) -> None:
     with suppress(OSError):  # nobody listens any more
         jobs.send(Ended(code))
     os._exit(code if code >= 0 else 128 - code)
-
-
-def end_with_driver() -> None:
-    """Waits until the driver is gone, then ends this process and all that it has started, which would go on beside a resumed run."""
-    driver = multiprocessing.parent_process()
-    if driver is not None:
-        driver.join()
-        for relative in family(psutil.Process()):
-            with suppress(psutil.Error):  # it ended by itself
-                relative.kill()
-        os._exit(1)

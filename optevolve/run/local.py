@@ -76,7 +76,7 @@ class _Run:
 
 
 class LocalRunner:
-    """Measures in worker processes, one thread each, which share nothing with this one, see `optevolve.run.spawning`.
+    """Measures in worker processes, one thread each, started afresh (spawn) so that they share nothing with this one.
 
     A candidate that raises, hangs, exits or crashes costs only its own measurement, a FAILED outcome with the reason; its worker is
     replaced. A worker that a signal kills may be the victim of others, such as of the system when memory runs out: its job is made again,

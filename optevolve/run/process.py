@@ -21,7 +21,6 @@ from optevolve.run.disk import Written
 from optevolve.run.guard import Ended
 from optevolve.run.output import OutputLog, drain
 from optevolve.run.own_time import OwnTime, family, is_crowded
-from optevolve.run.spawning import SERVER_LOST
 from optevolve.run.worker import Done, Named, Ready, own_place, serve
 
 __all__ = ["Arrival", "Garbled", "Gone", "WorkerProcess"]
@@ -153,18 +152,13 @@ class WorkerProcess:
     def exit_code(self) -> int | None:
         """Of the dead worker; minus the number of the signal that killed it, or its guard."""
         self.process.join(_PATIENCE)
-        return self._own_code if self._ended is None else self._ended
-
-    @property
-    def _own_code(self) -> int | None:
-        """Of the worker's guard, or of the worker that has none; where the server of both was killed, they were killed with it."""
         code: int | None = self.process.exitcode
-        return -signal.SIGKILL if code == SERVER_LOST and code is not None else code
+        return code if self._ended is None else self._ended
 
     @property
     def guard_code(self) -> int | None:
         """Exit code of the guard of the dead worker, if it was the guard that a signal killed."""
-        code = self._own_code
+        code: int | None = self.process.exitcode
         own = self.pid != self.process.pid and self._ended is None
         return code if own and code is not None and code < 0 else None
 

@@ -2,44 +2,26 @@
 
 multiprocessing runs the main module of the driver again in every process that it spawns, in case something is defined there. Workers are
 told by name or by value what they need, and a script that starts a search must not start another in each of them.
-
-On Linux they are forked from one server, which has imported torch once and does nothing else: seconds of processor time less for each.
 """
 
-from __future__ import annotations
-
-import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
-from multiprocessing.reduction import DupFd
+from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
 from typing import Any
 
 from optevolve.run.definitions import Definitions
 
-if sys.platform == "linux":
-    from multiprocessing.context import ForkServerContext as _Context
-    from multiprocessing.context import ForkServerProcess as _Start
-else:
-    from multiprocessing.context import SpawnContext as _Context
-    from multiprocessing.context import SpawnProcess as _Start
-
-__all__ = ["SERVER_LOST", "WorkerContext"]
-
-# What multiprocessing gives as exit code of a process whose server was killed, and with it, see `optevolve.run.guard`, the process.
-SERVER_LOST = 255 if sys.platform == "linux" else None
-
-# Imported by the server, in this order; the second loads torch.
-_AHEAD = ["optevolve.run.ahead", "optevolve.surrogate"]
+__all__ = ["WorkerContext"]
 
 _starting = threading.RLock()
 
 
-class _Process(_Start):
-    """A process that does not run the main module again, whichever thread starts it, with this process's environment and output."""
+class _Process(SpawnProcess):
+    """A spawned process that does not run the main module again, whichever thread starts it."""
 
     def __init__(self, definitions: Definitions, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -50,29 +32,14 @@ class _Process(_Start):
         with _main_unnamed():
             super().start()
 
-    def __getstate__(self) -> dict[str, Any]:
-        streams = {}
-        for standard in (1, 2):
-            with suppress(OSError):  # closed
-                os.fstat(standard)
-                streams[standard] = DupFd(standard)
-        return {**self.__dict__, "_given": (dict(os.environ), streams)}
-
     def run(self) -> None:
         """In the new process: what it is for, with the definitions at hand."""
-        environment, streams = self.__dict__.pop("_given")
-        os.environ.clear()
-        os.environ.update(environment)
-        for standard, stream in streams.items():
-            descriptor = stream.detach()
-            os.dup2(descriptor, standard)
-            os.close(descriptor)
         self._definitions.install()
         super().run()
 
 
-class WorkerContext(_Context):
-    """A context of multiprocessing for processes that start without the user's main module, and share nothing with this one.
+class WorkerContext(SpawnContext):
+    """As `multiprocessing.get_context("spawn")`, for processes that start without the user's main module.
 
     Args:
         definitions: what its processes need of that module all the same.
@@ -80,7 +47,6 @@ class WorkerContext(_Context):
 
     def __init__(self, definitions: Definitions | None = None) -> None:
         super().__init__()
-        self.set_forkserver_preload(_AHEAD)
         self.Process = partial(_Process, definitions or Definitions())  # type: ignore[assignment, misc]
 
 

@@ -22,10 +22,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from optevolve.errors import OptevolveError
 from optevolve.printable import tolerate
 from optevolve.records import Job, Outcome, Status
-from optevolve.run.guard import begin_guarded, end_with_driver
+from optevolve.run.guard import begin_guarded
+from optevolve.run.own_time import family
 from optevolve.run.traces import Traces
 from optevolve.task_spec import split_spec
 
@@ -79,7 +82,7 @@ def serve(jobs: Connection, output: Connection | None, measure: Named, memory: i
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined] # a task may load its data in processes
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the driver, which ends its workers
     begin_guarded(jobs, [output] if output is not None else [])
-    threading.Thread(target=end_with_driver, daemon=True, name="end-with-driver").start()
+    threading.Thread(target=_end_with_driver, daemon=True, name="end-with-driver").start()
     _take_standard_streams(output)
     one_thread()
     keep_freed_memory()
@@ -130,6 +133,17 @@ def _imported(job: Job) -> Traces | None:
 def _say(text: str) -> None:
     with suppress(Exception):  # a task may have closed this, or put something else in its place
         sys.stderr.write(f"optevolve: {text}\n")
+
+
+def _end_with_driver() -> None:
+    """A worker whose driver was killed would train on for hours, beside those of the resumed run."""
+    driver = multiprocessing.parent_process()
+    if driver is not None:
+        driver.join()
+        for relative in family(psutil.Process()):
+            with suppress(psutil.Error):  # it ended by itself
+                relative.kill()
+        os._exit(1)
 
 
 def _take_standard_streams(output: Connection | None) -> None:
@@ -203,7 +217,8 @@ def _measured(measure: Measure, job: Job) -> Outcome | OptevolveError:
 
 def one_thread() -> None:
     """Keeps libraries that are yet to be loaded from starting threads of their own."""
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    for name in _THREADS:
+        os.environ[name] = "1"
 
 
 def keep_freed_memory() -> None:

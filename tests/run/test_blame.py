@@ -5,14 +5,13 @@ import os
 import random
 import signal
 import sqlite3
-import sys
 import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -149,34 +148,12 @@ def test_a_slow_leak_ends_no_other_measurement() -> None:
     assert "MemoryError" in alone.reason
 
 
-def server() -> int | None:
-    """Number of the process that workers are forked from, which outlives them; None where they are not, or before the first."""
-    found: int | None = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-    return found
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers have no server")
-def test_the_server_that_workers_are_forked_from_is_killed_and_nobody_is_to_blame() -> None:
-    jobs = [poison().job(f"healthy/{number}", "sleep 0.5", seed=number) for number in range(4)]
-    killed: list[int | None] = []
-
-    def kill() -> None:
-        if len(killed) < 2 and runner._running and server() not in killed:
-            killed.append(server())
-            psutil.Process(killed[-1]).kill()
-
-    with LocalRunner(2, poison().poisoned) as runner:
-        found = measured(runner, jobs, kill)
-    assert len(killed) == 2
-    assert text(found) == text({job.id: poison().synthetic(job) for job in jobs})
-
-
 def marked(mark: str) -> list[psutil.Process]:
     """Processes alive that were started with a variable of this name, whoever their parents are by now, and what they forked."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if mark in process.environ() and process.status() != psutil.STATUS_ZOMBIE and process.pid != server():
+            if mark in process.environ() and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
 
@@ -186,7 +163,6 @@ def test_who_forks_without_end_is_named_and_leaves_nothing_behind(rule: str, mon
     resource_tracker.ensure_running()  # it outlives the runner, so it is to have no mark
     mark = f"OPTEVOLVE_TEST_{uuid.uuid4().hex}"
     monkeypatch.setenv(mark, "1")
-    forkserver._forkserver._stop()  # type: ignore[attr-defined] # the next one has the mark, and so has what it forks
     with LocalRunner(1, poison().poisoned) as runner:
         found = measured(runner, [poison().job("fork", rule), poison().job("healthy")])
         (worker,) = runner._workers.values()
