@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,33 @@ def test_a_log_that_begins_anew_again_and_again_is_no_loss(tmp_path: Path) -> No
             study.require_held()
         reader.close()
         study.require_held()
+
+
+def test_an_index_that_is_emptied_ends_the_writing_and_not_the_process(tmp_path: Path) -> None:
+    with Study.create(tmp_path / "study.db", CONFIG) as study:
+        study.record(sample("a"))
+        os.truncate(tmp_path / "study.db-shm", 0)
+        with pytest.raises(StudyError, match="has lost its -shm: it was overwritten"):
+            study.require_held()
+    with Study.open(tmp_path / "study.db") as study:
+        assert [m.job.id for m in study.measurements()] == ["a"]
+
+
+@pytest.mark.parametrize("sittings", [1, 3])
+def test_other_programs_read_and_empty_the_log_and_disturb_nobody(tmp_path: Path, sittings: int) -> None:
+    path = tmp_path / "study.db"
+    Study.create(path, CONFIG).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        for sitting in range(sittings):
+            with Study.open(path) as study:
+                for number in range(5):
+                    study.record(sample(f"{sitting}.{number}"))
+                    study.require_held()
+                    assert other.execute("select count(*) from evaluations").fetchone() == (5 * sitting + number + 1,)
+                    other.execute(f"pragma wal_checkpoint({['passive', 'restart', 'truncate'][number % 3]})").fetchall()
+                    study.require_held()
+                other.execute(f"create index mine_{sitting} on evaluations (rule)")
+                study.require_held()
 
 
 def test_a_folder_taken_away_ends_the_writing(tmp_path: Path) -> None:

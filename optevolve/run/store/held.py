@@ -10,7 +10,6 @@ import os
 import secrets
 import sqlite3
 import struct
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,7 +36,7 @@ class HeldFiles:
         self._database = database
         self._sides = [database.with_name(database.name + suffix) for suffix in ("-wal", "-shm")]  # SQLite makes them when it needs them
         self._known = {path: identity for path in (database, lock) if (identity := _identity(path)) is not None}
-        self._contents: list[_Content] = []
+        self._contents: list[_Stamped | _Log] = []
         self._own: _Identity | None = None
         self._open: sqlite3.Connection | None = None
 
@@ -67,9 +66,9 @@ class HeldFiles:
         stamp = secrets.randbelow(2**31 - 1) + 1  # of this sitting, so that a copy of another study, or of this one before, is another file
         connection.execute(f"PRAGMA user_version={stamp}")
         connection.execute("PRAGMA wal_checkpoint").fetchall()  # into the file, unless somebody reads there, and then later
-        content = _Content(self._database, _stamp)
-        content.allow(struct.pack(">I", stamp))
-        self._contents = [content]
+        self._contents = [_Stamped(self._database, stamp)]
+        if all(path.exists() for path in self._sides):  # else the system has no shared memory for them, and no log
+            self._contents.append(_Log(*self._sides))
 
     def require(self) -> None:
         """Makes sure that all files are those that were opened.
@@ -87,8 +86,6 @@ class HeldFiles:
         for path in self._sides:
             if path not in self._known and (found := _identity(path)) is not None:
                 self._known[path] = found
-                if path.name.endswith("-wal"):
-                    self._contents.append(_Content(path, _sequence))
         for content in self._contents:
             if what := content.changed():
                 raise StudyError(
@@ -99,45 +96,38 @@ class HeldFiles:
 
     def release(self) -> None:
         """The files are no longer driven."""
-        for content in self._contents[1:]:
-            content.close()
         if self._open is not None:
             self._open.close()
-        for content in self._contents[:1]:  # last: the system drops a process's locks on a file with the first descriptor that it closes
+        for content in self._contents:  # last: the system drops a process's locks on a file with the first descriptor that it closes
             content.close()
         if self._own is not None:
             _DRIVEN.discard(self._own)
 
 
-class _Content:
-    """A file that nobody but SQLite may write to: it never gets shorter, and a mark in its header stays.
+class _Stamped:
+    """The database: it never gets shorter, and its `user_version` is that of this sitting.
 
     Args:
         path: the file; exists.
-        mark: of a file's first 100 bytes; None if they have none.
+        stamp: the version; the one before holds too, until the log is in the file.
     """
 
-    def __init__(self, path: Path, mark: Callable[[bytes], bytes | None]) -> None:
-        self.path, self._mark = path, mark
+    def __init__(self, path: Path, stamp: int) -> None:
+        self.path = path
         self._file = path.open("rb", buffering=0)
-        self._size, self._marks = 0, set[bytes | None]()
-        self.changed()
+        self._size = 0
+        self._stamps = {struct.pack(">I", stamp), self._header()[60:64]}
 
-    def allow(self, mark: bytes) -> None:
-        """The file may have this mark too."""
-        self._marks.add(mark)
+    def _header(self) -> bytes:
+        return os.pread(self._file.fileno(), 100, 0)
 
     def changed(self) -> str:
         """What others have done to it, in words; empty if nothing."""
-        size = os.fstat(self._file.fileno()).st_size
-        self._file.seek(0)
-        mark = self._mark(self._file.read(100))
-        if size < self._size or (mark is None and self._marks):
+        size, header = os.fstat(self._file.fileno()).st_size, self._header()
+        if size < self._size or len(header) < 100:
             return "is shorter than it was"
         self._size = size
-        if mark is not None and not self._marks:
-            self._marks.add(mark)
-        return "" if mark is None or mark in self._marks else "holds something else"
+        return "" if header[60:64] in self._stamps else "holds something else"
 
     def close(self) -> None:
         """Lets go of it."""
@@ -145,17 +135,45 @@ class _Content:
             self._file.close()
 
 
-def _stamp(header: bytes) -> bytes | None:
-    """Of a database, its `user_version`."""
-    return header[60:64] if len(header) == 100 else None
+class _Log:
+    """The write-ahead log, which holds what SQLite's index of it says. Others may empty both, as by a checkpoint.
 
+    Args:
+        log, index: the -wal and the -shm; they exist.
+    """
 
-def _sequence(header: bytes) -> bytes | None:
-    """Of a write-ahead log, its kind, and its first salt less the number of its beginnings, for both grow by one with each."""
-    if len(header) < 32:
-        return None
-    number, salt = struct.unpack(">II", header[12:20])
-    return header[:12] + struct.pack(">I", (salt - number) % 2**32)
+    def __init__(self, log: Path, index: Path) -> None:
+        self.path = log
+        self._log, self._index = log.open("rb", buffering=0), index.open("r+b", buffering=0)
+        self._mapped = os.fstat(self._index.fileno()).st_size
+
+    def changed(self) -> str:
+        """What others have done to it, in words; empty if nothing, or if it is being written."""
+        for _ in range(3):
+            index = self._indexed()
+            size, header = os.fstat(self._log.fileno()).st_size, os.pread(self._log.fileno(), 32, 0)
+            if index != self._indexed():
+                continue
+            if len(index) < 48:  # SQLite has it in memory: touching what is not there would end the process; it makes the content anew
+                os.ftruncate(self._index.fileno(), self._mapped)
+                return "has lost its -shm"
+            page, frames = struct.unpack("=HI", index[14:20])
+            if not frames:
+                return ""
+            if size < 32 + frames * (24 + (65536 if page == 1 else page)):
+                return "is shorter than it was"
+            return "" if header[16:24] == index[32:40] else "holds something else"
+        return ""
+
+    def _indexed(self) -> bytes:
+        """The header of the index, https://www.sqlite.org/walformat.html: size of a page at 14, number of frames at 16, salts at 32."""
+        return os.pread(self._index.fileno(), 48, 0)
+
+    def close(self) -> None:
+        """Lets go of both."""
+        for file in (self._log, self._index):
+            with suppress(OSError):  # a disk that is gone
+                file.close()
 
 
 def _identity(path: Path) -> _Identity | None:
