@@ -22,7 +22,7 @@ from optevolve.config import RunConfig, Stage, Workers
 from optevolve.config_text import apply_settings, checked, from_toml, preset, to_toml
 from optevolve.contestants import Contestant
 from optevolve.eliminate import EliminationSource
-from optevolve.errors import ConfigError
+from optevolve.errors import ConfigError, TaskError
 from optevolve.evaluation import EvaluationSource
 from optevolve.integrity import check_integrity
 from optevolve.records import Job, Outcome, Status
@@ -263,6 +263,8 @@ def test_hostile_configs_are_read_or_refused() -> None:
             assert from_toml(to_toml(config)) == config
             try:
                 make_all(config)
+            except TaskError:  # its text is looked at when a task is made, which is before all else
+                continue
             except Exception as error:
                 raise AssertionError(f"made of {to_toml(config)}: {type(error).__name__}: {error}") from error
     assert CONFIGS / 20 < read < 2 * CONFIGS

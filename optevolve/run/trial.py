@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from optevolve.config import Protocol
 from optevolve.errors import TaskError
@@ -81,10 +81,31 @@ def _tried(specs: Sequence[str], measure: Measure, seconds: float) -> dict[str, 
         limit = TimeLimit(fixed=seconds)
         with LocalRunner(1, measure, time_limit=limit, losses=1, logs=logs, definitions=definitions_of(own)) as runner:
             found = {spec: _found(runner, job) for spec, job in own.items()}
-    with open(os.devnull, "w", encoding="utf-8") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):  # it was said already
-        for spec in own:
+    out, err = _Silenced(sys.stdout), _Silenced(sys.stderr)
+    with redirect_stdout(out), redirect_stderr(err), ExitStack() as after:
+        after.callback(out.speak)
+        after.callback(err.speak)
+        for spec in own:  # what its import prints was said already
             load(spec)
     return {spec: check for spec, check in found.items() if check is not None}
+
+
+class _Silenced:
+    """A stream that drops what is written for now; who keeps it, as a module's logging does, writes to the real one afterwards."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._drops = stream, True
+
+    def write(self, text: str) -> int:
+        """The number of characters."""
+        return len(text) if self._drops else int(self._stream.write(text))
+
+    def speak(self) -> None:
+        """From now on nothing is dropped."""
+        self._drops = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextmanager

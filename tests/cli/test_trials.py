@@ -63,3 +63,15 @@ def test_a_task_that_breaks_its_process_before_a_search_is_one_message(way: str,
         assert "Printed while tasks were tried:" in shown
         assert r"\x1b[2J\x1b]0;owned\x07xxx" in shown
     assert not (tmp_path / "run").exists()
+
+
+def test_a_task_that_logs_goes_on_logging_where_it_was_imported(tmp_path: Path) -> None:
+    logs = "import logging\nlogging.getLogger('own').addHandler(logging.StreamHandler())\nprint('imported')"
+    (tmp_path / "mine.py").write_text(TASK.format(at_import=logs, in_loss="pass"), encoding="utf-8")
+    program = (
+        "import logging\nfrom optevolve.run.trial import check_tasks\n"
+        "if __name__ == '__main__':\n    check_tasks(['mine.py:Bad'])\n    logging.getLogger('own').warning('later')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=280, check=True)
+    assert done.stdout == ""
+    assert done.stderr == "Printed while tasks were tried:\n--- mine.py:Bad\nimported\nlater\n"

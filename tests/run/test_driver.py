@@ -269,6 +269,7 @@ def read_until(process: "subprocess.Popen[str]", word: str) -> None:
             return
 
 
+@pytest.mark.timeout(300 + 20 * KILLS)
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 def test_a_driver_killed_at_random_moments_ends_where_it_would_have_ended(tmp_path: Path) -> None:
     total, seed, dice = 60, 3, random.Random(4)

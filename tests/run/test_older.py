@@ -30,7 +30,7 @@ def aged(folder: Path, *changes: tuple[str, str], protocol: tuple[str, str]) -> 
         connection.execute("update studies set config = ?", (text,))
         assert connection.execute("select protocol from evaluations where protocol like ?", (f"%{protocol[0]}%",)).fetchall()
         connection.execute("update evaluations set protocol = replace(protocol, ?, ?)", protocol)
-    with pytest.raises(ConfigError, match=r"finite|once"):
+    with pytest.raises(ConfigError, match=r"finite|once|at most"):
         from_toml(text)
 
 
@@ -69,3 +69,14 @@ def test_what_stands_twice_and_limits_without_end(tmp_path: Path) -> None:
         assert config.evaluation.baselines[0] == "sgd"
         assert len(set(config.evaluation.baselines)) == len(config.evaluation.baselines)
         assert study.measurements()[0].job.protocol == config.initial.protocol == QUICK.initial.protocol
+
+
+def test_numbers_beyond_all_bounds_that_did_the_same(tmp_path: Path) -> None:
+    beyond = [('time_limit = "none"', "time_limit = 1e10"), ('memory_limit = "none"', "memory_limit = 8e9")]
+    beyond += [("halving = 3", "halving = 2000"), ("trial_floor_epoch = 3", "trial_floor_epoch = 2000000000")]
+    aged(tmp_path / "run", *beyond, protocol=('"halving": 3', '"halving": 2000'))
+    with open_run(tmp_path / "run", None) as (study, config):
+        assert (config.workers.time_limit, config.workers.memory_limit) == (None, None)
+        assert config.initial.protocol.halving == 1000
+        assert config.initial.protocol.trial_floor_epoch == 10**9
+        assert study.measurements()[0].job.protocol.halving == 1000
