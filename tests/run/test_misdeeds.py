@@ -111,7 +111,8 @@ def test_healthy_measurements_come_out_as_alone(tmp_path: Path, room: Path) -> N
     bad.append(Job("bad/deletes its own file", "g", f"{tmp_path}/fleeting.py:Fleeting", TINY, seed=1))
     share = 200 // len(bad) + 1 if WHOLE else 4
     tasks = ("misdeeds:Line", "quadratics", "misdeeds:Line", f"{tmp_path}/neighbour.py:Neighbour")
-    healthy = [Job(f"healthy/{n:03}", f"{1 + n % 7} * g", tasks[n % len(tasks)], TINY, seed=n) for n in range(share * len(bad))]
+    # Four of a task in a row, for a worker measures tasks from one place.
+    healthy = [Job(f"healthy/{n:03}", f"{1 + n % 7} * g", tasks[n // 4 % len(tasks)], TINY, seed=n) for n in range(share * len(bad))]
     jobs = [job for number, one in enumerate(bad) for job in (one, *healthy[share * number : share * (number + 1)])]
     alone = List(healthy)
     with Study.create(tmp_path / "alone.db", "x") as study:
