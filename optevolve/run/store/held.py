@@ -11,6 +11,7 @@ import secrets
 import sqlite3
 import struct
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
 import psutil
@@ -36,7 +37,8 @@ class HeldFiles:
         self._database = database
         self._sides = [database.with_name(database.name + suffix) for suffix in ("-wal", "-shm")]  # SQLite makes them when it needs them
         self._known = {path: identity for path in (database, lock) if (identity := _identity(path)) is not None}
-        self._contents: list[_Stamped | _Log] = []
+        self._stamped: _Stamped | None = None
+        self._log: _Log | None = None
         self._own: _Identity | None = None
         self._open: sqlite3.Connection | None = None
 
@@ -66,9 +68,9 @@ class HeldFiles:
         stamp = secrets.randbelow(2**31 - 1) + 1  # of this sitting, so that a copy of another study, or of this one before, is another file
         connection.execute(f"PRAGMA user_version={stamp}")
         connection.execute("PRAGMA wal_checkpoint").fetchall()  # into the file, unless somebody reads there, and then later
-        self._contents = [_Stamped(self._database, stamp)]
+        self._stamped = _Stamped(self._database, stamp)
         if all(path.exists() for path in self._sides):  # else the system has no shared memory for them, and no log
-            self._contents.append(_Log(*self._sides))
+            self._log = _Log(*self._sides)
 
     def require(self) -> None:
         """Makes sure that all files are those that were opened.
@@ -86,8 +88,13 @@ class HeldFiles:
         for path in self._sides:
             if path not in self._known and (found := _identity(path)) is not None:
                 self._known[path] = found
-        for content in self._contents:
-            if what := content.changed():
+        if self._log is not None and self._log.restores_index():
+            raise StudyError(
+                f"{self._sides[1]} was emptied while this run was using it. The run has ended and nothing more is measured. Nothing is "
+                "lost: SQLite makes this file anew. Go on with 'optevolve resume'."
+            )
+        for content in (self._stamped, self._log):
+            if content is not None and (what := content.changed()):
                 raise StudyError(
                     f"{content.path} {what}: it was overwritten while this run was using it. The run has ended and nothing more is "
                     f"measured. Put back a copy of {self._database.name} from before, without a -wal and a -shm beside it, and go on with "
@@ -98,8 +105,9 @@ class HeldFiles:
         """The files are no longer driven."""
         if self._open is not None:
             self._open.close()
-        for content in self._contents:  # last: the system drops a process's locks on a file with the first descriptor that it closes
-            content.close()
+        for content in (self._stamped, self._log):  # last: the system drops a process's locks on a file with the first descriptor closed
+            if content is not None:
+                content.close()
         if self._own is not None:
             _DRIVEN.discard(self._own)
 
@@ -119,7 +127,7 @@ class _Stamped:
         self._stamps = {struct.pack(">I", stamp), self._header()[60:64]}
 
     def _header(self) -> bytes:
-        return os.pread(self._file.fileno(), 100, 0)
+        return _first(self._file, 100)
 
     def changed(self) -> str:
         """What others have done to it, in words; empty if nothing."""
@@ -147,16 +155,23 @@ class _Log:
         self._log, self._index = log.open("rb", buffering=0), index.open("r+b", buffering=0)
         self._mapped = os.fstat(self._index.fileno()).st_size
 
+    def restores_index(self) -> bool:
+        """Whether the index is shorter than SQLite has it in memory, where touching what is not there would end the process. It gets its
+        length back, and SQLite makes its content anew."""
+        size = os.fstat(self._index.fileno()).st_size
+        if size >= self._mapped:
+            self._mapped = size
+            return False
+        self._index.truncate(self._mapped)
+        return True
+
     def changed(self) -> str:
         """What others have done to it, in words; empty if nothing, or if it is being written."""
         for _ in range(3):
             index = self._indexed()
-            size, header = os.fstat(self._log.fileno()).st_size, os.pread(self._log.fileno(), 32, 0)
+            size, header = os.fstat(self._log.fileno()).st_size, _first(self._log, 32)
             if index != self._indexed():
                 continue
-            if len(index) < 48:  # SQLite has it in memory: touching what is not there would end the process; it makes the content anew
-                os.ftruncate(self._index.fileno(), self._mapped)
-                return "has lost its -shm"
             page, frames = struct.unpack("=HI", index[14:20])
             if not frames:
                 return ""
@@ -167,13 +182,19 @@ class _Log:
 
     def _indexed(self) -> bytes:
         """The header of the index, https://www.sqlite.org/walformat.html: size of a page at 14, number of frames at 16, salts at 32."""
-        return os.pread(self._index.fileno(), 48, 0)
+        return _first(self._index, 48)
 
     def close(self) -> None:
         """Lets go of both."""
         for file in (self._log, self._index):
             with suppress(OSError):  # a disk that is gone
                 file.close()
+
+
+def _first(file: FileIO, count: int) -> bytes:
+    """The first bytes of a file, as many as there are."""
+    file.seek(0)
+    return file.read(count) or b""
 
 
 def _identity(path: Path) -> _Identity | None:
