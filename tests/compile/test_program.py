@@ -37,6 +37,27 @@ def test_a_program_steps_like_torch_s_operations(name: str) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("rule", ["v_hat / (sqrt(s_hat) + 1e-8)", "normalize(g) + 0.1 * v", "dropout(g, 0.3) + v"])
+def test_large_flat_buffers_step_by_the_rule_s_own_kernel_unasked(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+
+    def steps(flat: bool) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(size, generator=generator)) for size in (2**20, 7)]
+        optimizer = build(rule, params, lr=0.01, weight_decay=0.1, flat=flat, fused=None if flat else False)
+        fused = optimizer._step_fused
+        monkeypatch.setattr(optimizer, "_step_fused", lambda *given: (called.append(flat), fused(*given)))
+        for _ in range(3):
+            for p in params:
+                p.grad = torch.randn(p.shape, generator=generator)
+            optimizer.step()
+        return [p.detach() for p in params]
+
+    torch.testing.assert_close(steps(flat=True), steps(flat=False), rtol=2e-5, atol=2e-6)
+    assert called == [True] * 3
+
+
+@needs_compiler
 def test_what_is_not_finite_stays_so() -> None:
     p = torch.nn.Parameter(torch.ones(300))
     optimizer = build("g / sqrt(s)", [p], lr=0.01, total_steps=10, flat=True)
